@@ -49,7 +49,11 @@ class EntityFlags:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One subject–value pair. `confidence` is in [0, 1]; None means the system gives none (rules)."""
+    """One subject–value pair. `confidence` is in [0, 1]; None means that rules decided it, which give none.
+
+    A value that the subject implies (an effusion is pleural) has the subject's span as its own. A span is None where no keyword
+    knows the report's wording.
+    """
 
     subject: str
     value: str
@@ -60,7 +64,10 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class EntityFinding:
-    """The decision about one entity key. `spans` are its asserted mentions when present, else empty."""
+    """The decision about one entity key. `spans` are its asserted mentions when present, else empty.
+
+    `confidence` is the probability in [0, 1] that the key is present, whatever was decided; None means the system gives none.
+    """
 
     key: str
     present: bool

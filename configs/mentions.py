@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,11 +38,9 @@ def _mentions(named: Mapping[str, Entity] | Mapping[str, Value], traps: tuple[re
     for name, item in named.items():
         found.extend(Mention(name, span) for span in _longest(_spans(item.patterns, text)))
     trapped = _spans(traps, text)
+    shadowed = _strictly_inside_another({mention.span for mention in found})
     kept = [
-        mention
-        for mention in found
-        if not any(_inside(mention.span, trap) for trap in trapped)
-        and not any(_strictly_inside(mention.span, other.span) for other in found)
+        mention for mention in found if mention.span not in shadowed and not any(_inside(mention.span, trap) for trap in trapped)
     ]
     return sorted(kept, key=lambda mention: (mention.span, mention.name))
 
@@ -60,10 +59,11 @@ def _spans(patterns: tuple[re.Pattern[str], ...], text: str) -> list[Span]:
 
 
 def _longest(spans: list[Span]) -> list[Span]:
-    kept: list[Span] = []
-    for span in sorted(spans, key=lambda s: (s.start - s.end, s.start)):
-        if all(span.end <= other.start or span.start >= other.end for other in kept):
-            kept.append(span)
+    kept: list[Span] = []  # apart from each other, in text order
+    for span in sorted(set(spans), key=lambda s: (s.start - s.end, s.start)):
+        place = bisect(kept, span)
+        if (place == 0 or kept[place - 1].end <= span.start) and (place == len(kept) or span.end <= kept[place].start):
+            kept.insert(place, span)
     return kept
 
 
@@ -71,5 +71,12 @@ def _inside(span: Span, other: Span) -> bool:
     return other.start <= span.start and span.end <= other.end
 
 
-def _strictly_inside(span: Span, other: Span) -> bool:
-    return _inside(span, other) and span != other
+def _strictly_inside_another(spans: set[Span]) -> set[Span]:
+    """By one sweep: with longer spans first at each start, a span lies inside another when one before it ends no earlier."""
+    inside = set()
+    furthest = -1
+    for span in sorted(spans, key=lambda s: (s.start, -s.end)):
+        if span.end <= furthest:
+            inside.add(span)
+        furthest = max(furthest, span.end)
+    return inside

@@ -221,6 +221,9 @@ class _TaskReader:
         overlap = sorted(set(model.entities) & (set(model.values) | set(model.groups)))
         if overlap:
             raise self.file.error(("entities", overlap[0]), f"'{overlap[0]}' is the name of an entity and of a value or group")
+        for name in model.groups:
+            if name in model.values:
+                raise self.file.error(("groups", name), f"'{name}' is the name of a value and of a group")
         self._refuse_equal_labels()
         entities = {key: self._entity(key) for key in model.entities}
         values = {key: self._value(key) for key in model.values}
@@ -280,9 +283,11 @@ class _TaskReader:
         if (step.kind == "relation") != bool(step.values):
             wanted = "a relation step needs values" if step.kind == "relation" else "a presence step has no values"
             raise self.file.error((*where, "kind"), f"step '{step.name}' is of kind {step.kind}; {wanted}")
-        earlier = {s.name: s for s in self.model.steps[:index]}
+        if step.name in {s.name for s in self.model.steps[:index]}:
+            raise self.file.error((*where, "name"), f"step '{step.name}' stands twice")
+        earlier = [s.name for s in self.model.steps[:index] if s.kind == "presence"]
         if step.only_if_present is not None:
-            self._known([step.only_if_present], earlier, "earlier step", (*where, "only_if_present"))
+            self._known([step.only_if_present], earlier, "earlier presence step", (*where, "only_if_present"))
         examples = tuple(self._example(index, n) for n in range(len(step.examples)))
         return Step(
             name=step.name,

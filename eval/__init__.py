@@ -1,0 +1,1 @@
+"""Measures: gold files, metrics, significance."""

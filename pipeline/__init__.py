@@ -1,0 +1,1 @@
+"""Report to flags to hints to relations to records; archives, commands."""

@@ -1,0 +1,297 @@
+"""The `radtag` commands tag, show, export, verify, tasks and doctor. Heavy imports live in the command that needs them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.command_group import RadtagGroup
+
+if TYPE_CHECKING:
+    from configs.contracts import TaggedReport
+    from configs.schema import Task
+    from pipeline.archive import RunFile
+    from pipeline.tagging import Summary
+
+EXIT_SOME_ROWS_FAILED = 1
+EXIT_INTERRUPTED = 130
+SYSTEM_NAMES = "two-stage|encoder|llm|rules|published-rules"
+ENGINES = ("local",)
+DEFAULT_SHOWN = 20
+
+app = typer.Typer(
+    cls=RadtagGroup,
+    name="radtag",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # its tracebacks print local variables, and those hold report text
+    help="Reads free-text radiology reports and writes relations that can be queried.",
+    epilog="Exit codes: 0 all rows fine, 1 some rows failed or were rejected, 2 usage or input error.",
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'radtag tag' wrote.")]
+OtherInput = Annotated[str | None, typer.Option("--input", help="Where the input lies now, if it was moved.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from pipeline.settings import radtag_version
+
+        print(f"radtag {radtag_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Reads free-text radiology reports and writes relations that can be queried."""
+
+
+@app.command()
+def tag(
+    given: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A .csv, .jsonl (also .gz) or .parquet file, a folder or a quoted glob.")
+    ],
+    task: Annotated[str, typer.Option(help="A known task (see 'radtag tasks') or the path of a task file.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the records; new or empty, unless --resume.")],
+    system: Annotated[str, typer.Option(metavar=SYSTEM_NAMES, help="Which stages read the reports.")] = "two-stage",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR; begins one where there is none.")] = False,
+    model: Annotated[Path | None, typer.Option(metavar="GGUF", help="Language model file; without it the packaged one.")] = None,
+    encoder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Stage-1 weights; without it those of the task.")] = None,
+    gpu_layers: Annotated[int, typer.Option(help="Layers of the language model on the GPU; -1 means all.")] = 0,
+    grounding: Annotated[bool, typer.Option(help="Only values that the report mentions.")] = True,
+    engine: Annotated[str, typer.Option(metavar="|".join(ENGINES), help="What runs the chunks.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each loads its own stages.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, envvar="RADTAG_THREADS", help="Threads a worker; without it the free cores, shared out.")
+    ] = None,
+    id_column: Annotated[str, typer.Option(help="Column of the report ids, each once.")] = "report_id",
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    patient_column: Annotated[str | None, typer.Option(help="Column of the patient ids; 'patient_id' where there is one.")] = None,
+    date_column: Annotated[str | None, typer.Option(help="Column of the study dates; 'date' where there is one.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of CSV and JSON Lines: utf-8, cp949, euc-kr, shift_jis, …")] = "utf-8",
+    max_report_chars: Annotated[int, typer.Option(min=1, help="Longer reports are rejected, never cut.")] = 100_000,
+    chunk_reports: Annotated[int | None, typer.Option(min=1, help="Reports a part file; without it 64.")] = None,
+) -> None:
+    """Tag an archive.
+
+    Writes one record a report, in part files from which a stopped run can go on.
+    """
+    from configs.yaml_lines import did_you_mean
+    from pipeline.progress import shown_progress
+    from pipeline.settings import SettingsError, free_cores, settings
+    from pipeline.sources import Columns
+    from pipeline.tagging import TagRequest, tag_archive
+
+    if engine not in ENGINES:
+        raise SettingsError(f"engine '{engine}' is not known{did_you_mean(engine, ENGINES)}")
+    checked = settings(
+        task=task,
+        system=system,
+        encoder=encoder,
+        model=model,
+        gpu_layers=gpu_layers,
+        grounding=grounding,
+        max_report_chars=max_report_chars,
+        threads=threads or max(1, free_cores() // workers),
+    )
+    columns = Columns(id_column, text_column, patient_column, date_column)
+    request = TagRequest(given, columns, checked, out, encoding, resume=resume, workers=workers, chunk_reports=chunk_reports)
+    try:
+        with shown_progress(sys.stderr) as progress:
+            summary = tag_archive(request, progress)
+    except KeyboardInterrupt:
+        typer.echo("radtag: stopped; the parts written so far are whole, the same command with --resume goes on", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _print_summary(summary, out)
+    if summary.counts["failed"] or summary.counts["rejected"]:
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@app.command()
+def show(
+    folder: RunFolder,
+    limit: Annotated[int, typer.Option(min=1, help="Records to show.")] = DEFAULT_SHOWN,
+    status: Annotated[
+        str | None, typer.Option(metavar="ok|no_findings|failed|rejected", help="Only records of this status.")
+    ] = None,
+    other_input: OtherInput = None,
+) -> None:
+    """Show records, and where they stand in the text."""
+    from itertools import islice
+
+    from rich.console import Console
+
+    from pipeline.archive import read_run
+    from pipeline.show import records_table, shown_records
+
+    _check_status(status)
+    run = read_run(folder)
+    source = None
+    try:
+        from pipeline.sources import SourceError
+        from pipeline.verify import run_source
+
+        source = run_source(run, other_input)
+    except SourceError as error:
+        if other_input is not None:
+            raise
+        typer.echo(f"radtag: without the input ({error}); positions are shown instead of text", err=True)
+    shown = list(islice(shown_records(folder, run, source, status=status), limit + 1))
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
+    console.print(records_table(shown[:limit], _task_of(run)))
+    if len(shown) > limit:
+        print(f"the first {limit} records; more with --limit, all of them with 'radtag export'")
+
+
+@app.command()
+def export(
+    folder: RunFolder,
+    file_format: Annotated[str, typer.Option("--format", metavar="jsonl|csv|parquet", help="csv: one row a relation.")] = "jsonl",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One file, whole or not at all; without it standard output.")
+    ] = None,
+) -> None:
+    """Write all records in one piece.
+
+    CSV has a row for every relation, for every entity without one and for every report without any.
+    """
+    from configs.yaml_lines import did_you_mean
+    from pipeline.archive import read_run
+    from pipeline.settings import SettingsError
+    from pipeline.sinks import FORMATS, CsvSink, JsonLinesSink, ParquetSink, SinkError, whole_file
+
+    if file_format not in FORMATS:
+        raise SettingsError(f"format '{file_format}' is not known{did_you_mean(file_format, FORMATS)}")
+    run = read_run(folder)
+    records = _whole_records(folder)
+    stream_sink = CsvSink if file_format == "csv" else JsonLinesSink
+    if out is None:
+        if file_format == "parquet":
+            raise SettingsError("Parquet goes to a file: give --out FILE")
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="strict", newline="")  # whatever the terminal's encoding is
+        n_records = stream_sink(sys.stdout).write(records)
+    elif out.is_dir():
+        raise SinkError(f"{out}: is a folder; a file is expected")
+    else:
+        with whole_file(out) as temporary:
+            if file_format == "parquet":
+                n_records = ParquetSink(temporary).write(records)
+            else:
+                with temporary.open("w", encoding="utf-8", newline="") as stream:
+                    n_records = stream_sink(stream).write(records)
+    if n_records != run.input.n_reports:
+        typer.echo(f"radtag: {n_records} of {run.input.n_reports} reports are tagged; go on with 'radtag tag … --resume'", err=True)
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@app.command()
+def verify(folder: RunFolder, other_input: OtherInput = None) -> None:
+    """Check that no record is missing or damaged.
+
+    Every input id must have exactly one record, and every part file must be whole.
+    """
+    from pipeline.verify import verify_run
+
+    found = verify_run(folder, given=other_input)
+    for problem in found.problems:
+        typer.echo(f"radtag: {problem}", err=True)
+    print(f"{found.n_records} records of {found.n_reports} reports in {found.n_parts} whole parts, {len(found.problems)} problems")
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def tasks() -> None:
+    """List the known tasks: entities, values, steps."""
+    from configs.schema import known_tasks, load_task
+
+    for name in known_tasks():
+        task = load_task(name)
+        print(f"{name}: {task.title}\n  file      {task.path}")
+        for key, entity in task.entities.items():
+            print(f"  entity    {key:<28}{entity.label}")
+        for key, value in task.values.items():
+            parts = f" = {' + '.join(value.parts)}" if value.parts else ""
+            print(f"  value     {key:<28}{value.label}{parts}")
+        for step in task.steps:
+            values = f" → {', '.join(step.values)}" if step.values else ""
+            print(f"  step      {step.name:<28}{step.kind} of {len(step.subjects)} subjects{values}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed and what is missing.
+
+    Exit code 1 when something that tagging needs is missing.
+    """
+    from pipeline.doctor import checks
+
+    n_missing = 0
+    for check in checks():
+        n_missing += check.ok is False
+        print(f"{'–' if check.ok is None else 'ok' if check.ok else 'MISSING':<8}{check.name:<20}{check.found}")
+    if n_missing:
+        typer.echo(f"radtag: {n_missing} of these must be put right before every system can run", err=True)
+        raise typer.Exit(1)
+
+
+def _print_summary(summary: Summary, out: Path) -> None:
+    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
+    rate = summary.reports_per_s
+    print(f"{summary.n_reports} reports: {counts}{'' if rate is None else f' ({rate:.1f} reports/s)'}")
+    folder = shlex.quote(str(out))
+    print(f"records  {out / 'parts'}/part-*.jsonl")
+    print(f"next     radtag show {folder} · radtag export {folder} --format csv --out FILE · radtag verify {folder}")
+    for status in ("failed", "rejected"):
+        if summary.counts[status]:
+            print(f"{status:<9}radtag show {folder} --status {status}")
+
+
+def _check_status(status: str | None) -> None:
+    from configs.yaml_lines import did_you_mean
+    from pipeline.records import STATUSES
+    from pipeline.settings import SettingsError
+
+    if status is not None and status not in STATUSES:
+        raise SettingsError(f"status '{status}' is not known{did_you_mean(status, STATUSES)}")
+
+
+def _task_of(run: RunFile) -> Task | None:
+    from configs.schema import ConfigError, load_task
+
+    try:
+        return load_task(str(run.settings["task"]))
+    except ConfigError as error:
+        typer.echo(f"radtag: keys instead of labels ({error})", err=True)
+        return None
+
+
+def _whole_records(folder: Path) -> Iterator[TaggedReport]:
+    from pipeline.archive import part_names, require_whole
+    from pipeline.records import read_json_lines
+
+    for name in part_names(folder):
+        require_whole(folder, name)
+        yield from read_json_lines(folder / "parts" / f"{name}.jsonl")
+
+
+def main() -> None:
+    """The `radtag` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Korean or arrows is no reason to end
+    app()
+
+
+if __name__ == "__main__":
+    main()

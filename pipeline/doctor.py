@@ -1,0 +1,91 @@
+"""What is installed and what is missing: versions, weights, model, threads, GPU, cache."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from configs.schema import ConfigError, known_tasks, load_task
+from pipeline.settings import encoder_hash, free_cores, radtag_version
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "onnxruntime", "kiwipiepy", "spacy", "llama-cpp-python", "pyarrow", "duckdb")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report. `ok` None means: for information, nothing that could be missing."""
+
+    name: str
+    found: str
+    ok: bool | None = None
+
+
+def checks() -> Iterator[Check]:
+    """All checks, the quick ones first. Loads the encoder's and llama.cpp's libraries."""
+    yield Check("radtag", f"{radtag_version()}, Python {platform.python_version()} on {platform.machine()}")
+    for name in LIBRARIES:
+        try:
+            yield Check(name, metadata.version(name), ok=True)
+        except metadata.PackageNotFoundError:
+            yield Check(name, "is not installed", ok=False)
+    yield Check("threads", f"{free_cores()} (cores this process may use; set RADTAG_THREADS or --threads for less)")
+    for task_name in known_tasks():
+        yield from _task_checks(task_name)
+    yield from _model_checks()
+
+
+def _task_checks(task_name: str) -> Iterator[Check]:
+    try:
+        task = load_task(task_name)
+    except ConfigError as error:
+        yield Check(f"task {task_name}", str(error), ok=False)
+        return
+    yield Check(f"task {task_name}", f"{len(task.entities)} entities, {len(task.values)} values, {task.content_hash[:12]}", ok=True)
+    name = f"weights {task_name}"
+    try:
+        from stage1_encoder.encoder import Encoder, EncoderError, default_weights
+    except ImportError as error:
+        yield Check(name, f"cannot be checked: {error}", ok=False)
+        return
+    folder = default_weights(task_name)
+    try:
+        encoder = Encoder.load(folder)
+    except EncoderError as error:
+        yield Check(name, str(error), ok=False)
+        return
+    if tuple(encoder.keys) != task.keys:
+        yield Check(name, f"{folder}: their keys are not those of the task file", ok=False)
+    else:
+        yield Check(name, f"{folder}, {encoder_hash(folder)[:12]}", ok=True)
+
+
+def _model_checks() -> Iterator[Check]:
+    from stage2_relations.model_file import ModelFileError, cache_folder, default_model, file_sha256
+
+    try:
+        path = default_model()
+        yield Check("model", f"{path}, {file_sha256(path)[:12]}", ok=True)
+    except ModelFileError as error:
+        yield Check("model", str(error), ok=False)
+    try:
+        import llama_cpp
+    except (ImportError, OSError) as error:
+        yield Check("llama.cpp", f"cannot be loaded: {error}", ok=False)
+        return
+    offload = bool(llama_cpp.llama_supports_gpu_offload())
+    yield Check(
+        "GPU offload", "llama.cpp was built with it" if offload else "llama.cpp was built without it; --gpu-layers has no effect"
+    )
+    folder = cache_folder()
+    yield Check("cache", f"{folder} ({_cache_state(folder)})")
+
+
+def _cache_state(folder: Path) -> str:
+    if not folder.exists():
+        return "does not exist yet"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{size / 2**20:.0f} MiB{'' if os.access(folder, os.W_OK) else ', cannot be written'}"

@@ -1,0 +1,159 @@
+"""Where reports come from: CSV, JSON Lines and Parquet files, a folder or a glob of them, streamed row by row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from configs.contracts import Report
+from configs.yaml_lines import did_you_mean
+from pipeline.source_files import DEFAULT_ENCODING, EXTENSIONS, Columns, RawRow, SourceError, read_rows, undecoded
+from pipeline.text_as_given import UnusableRow
+
+__all__ = ["Columns", "FileSource", "SourceError", "find_files"]
+
+GLOB_CHARACTERS = frozenset("*?[")
+MAX_ID_CHARS = 256  # ids stand in messages and records; a longer one is a text under the wrong column name
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """Reports of some files, in the order of the files. A row whose text cannot be used comes as UnusableRow.
+
+    `encoding` is that of CSV and JSON Lines files, one of `pipeline.source_files.ENCODINGS`.
+    """
+
+    files: tuple[Path, ...]
+    columns: Columns
+    encoding: str = DEFAULT_ENCODING
+
+    def reports(self) -> Iterator[Report]:
+        """Raises SourceError for a file or an id that cannot be used; the message has file and row or line."""
+        n_rows = 0
+        for _, row in self.rows():
+            n_rows += 1
+            yield _report(row, self.encoding)
+        if n_rows == 0:
+            raise SourceError(_no_rows(self.files))
+
+    def rows(self) -> Iterator[tuple[Path, RawRow]]:
+        """The rows as read, with their file; ids are not checked."""
+        for path in self.files:
+            for row in read_rows(path, self.columns, encoding=self.encoding):
+                yield path, row
+
+
+def find_files(given: str) -> tuple[Path, ...]:
+    """The input files that a path, a folder (searched to its depth) or a glob names, sorted.
+
+    In a folder, names that begin with "." or "_" are passed over; a file of another kind, a folder that cannot be read or a link
+    to a folder is an error: its reports would be missed.
+
+    Raises:
+        SourceError: nothing there, a path that cannot be read, or an extension that is not known.
+    """
+    try:
+        return _found_files(given)
+    except OSError as error:
+        raise SourceError(f"{error.filename or given}: cannot be read: {error.strerror}") from None
+
+
+def _found_files(given: str) -> tuple[Path, ...]:
+    path = Path(given)
+    if path.is_dir():
+        files = list(_inside(path))
+        if not files:
+            raise SourceError(f"{given}: folder holds no files; expected {_known()}")
+    elif path.exists():
+        files = [path]
+    elif GLOB_CHARACTERS & set(given):
+        files = _fitting(path)
+        if not files:
+            raise SourceError(f"{given}: no file fits this pattern")
+    else:
+        near = did_you_mean(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() and path.name else ""
+        raise SourceError(f"{given}: does not exist{near if 'did you mean' in near else ''}")
+    for file in files:
+        if extension(file) not in EXTENSIONS:
+            raise SourceError(f"{file}: extension '{''.join(file.suffixes[-2:]) or 'none'}' is not known; expected {_known()}")
+    return tuple(sorted(files))
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if name[0] not in "._"]
+        for name in folders:
+            if Path(place, name).is_symlink():
+                raise SourceError(f"{Path(place, name)}: is a link to a folder and is not followed; give that folder as the input")
+        yield from (Path(place, name) for name in names if name[0] not in "._")
+
+
+def _fitting(pattern: Path) -> list[Path]:
+    try:
+        return [file for file in Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))) if not file.is_dir()]
+    except ValueError as error:
+        raise SourceError(f"{pattern}: is no pattern: {error}") from None
+
+
+def extension(path: Path) -> str:
+    """`.csv`, `.jsonl.gz`, …, in lower case."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
+
+
+def _known() -> str:
+    return ", ".join(EXTENSIONS)
+
+
+def _no_rows(files: Iterable[Path]) -> str:
+    listed = list(files)
+    if len(listed) > 1:
+        return f"{listed[0]} and {len(listed) - 1} more: hold no rows"
+    return f"{listed[0]}: is empty" if listed[0].stat().st_size == 0 else f"{listed[0]}: holds no rows"
+
+
+def _report(row: RawRow, encoding: str) -> Report:
+    report_id = _report_id(row, encoding)
+    patient_id = _optional_text(row.patient_id)
+    study_date = _optional_text(row.study_date)
+    if row.problem is not None:
+        return UnusableRow(report_id, "", patient_id, study_date, row.problem)
+    if not isinstance(row.text, str):
+        found = "null" if row.text is None else f"a {type(row.text).__name__}"
+        return UnusableRow(report_id, "", patient_id, study_date, f"text is {found}; a string is expected")
+    if encoding != DEFAULT_ENCODING and (place := undecoded(row.text)) is not None:
+        problem = f"text is not {encoding.upper()} at character {place}"
+        return UnusableRow(report_id, "", patient_id, study_date, problem)
+    return Report(report_id, row.text, patient_id, study_date)
+
+
+def _report_id(row: RawRow, encoding: str) -> str:
+    found = row.report_id
+    if isinstance(found, int) and not isinstance(found, bool):
+        return str(found)
+    if found is None or (isinstance(found, str) and not found.strip()):
+        raise SourceError(f"{row.where}: has no report id")
+    if not isinstance(found, str):
+        raise SourceError(f"{row.where}: report id is a {type(found).__name__}; a text or a whole number is expected")
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        raise SourceError(f"{row.where}: report id is not {encoding.upper()} (set the file's own with --encoding)") from None
+    if len(found) > MAX_ID_CHARS or len(found.splitlines()) > 1:
+        raise SourceError(
+            f"{row.where}: report id has {len(found)} characters in {len(found.splitlines())} lines; one line of at most "
+            f"{MAX_ID_CHARS} is expected (is --id-column the right one?)"
+        )
+    return found
+
+
+def _optional_text(found: object) -> str | None:
+    if found is None or found == "":
+        return None
+    return found.isoformat() if isinstance(found, date) else str(found)

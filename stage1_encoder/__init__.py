@@ -1,0 +1,1 @@
+"""Text to flags: which entity keys does a report state as present?"""

@@ -1,0 +1,144 @@
+"""The trained encoder at work: ONNX Runtime on the processor, one window of a report a run.
+
+The int8 model scales its activations by the whole input of a run, so two reports in one run would change each other's flags. A run
+holds one window without padding instead: every report gets the same flags in any company, and threads work on different windows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from configs.contracts import EntityFlags
+from stage1_encoder.flags import CONFIG_FILE, FlagConfig, FlagConfigError, flags_of
+from stage1_encoder.tokenizer import ReportTokenizer, TokenizerError
+
+MODEL_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+
+
+class EncoderError(Exception):
+    """A weights folder that cannot be used; the message names the file and what makes it."""
+
+
+def default_weights(task_name: str) -> Path:
+    """Where the weights of a task that ships with radtag lie. The folder need not exist."""
+    return WEIGHTS_FOLDER / task_name
+
+
+class Encoder:
+    """A Flagger over ONNX Runtime. `keys` are the entity keys, `content_hash` the sha256 of everything that decides the flags."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        tokenizer: ReportTokenizer,
+        config: FlagConfig,
+        *,
+        content_hash: str,
+        threads: int,
+    ) -> None:
+        self._session = session
+        self._tokenizer = tokenizer
+        self._config = config
+        self._threads = threads
+        self.keys = config.keys
+        self.content_hash = content_hash
+
+    @classmethod
+    def load(cls, folder: Path, *, threads: int = 1) -> Encoder:
+        """Reads model.onnx, tokenizer.json and config.json.
+
+        Args:
+            threads: Windows that run at the same time; the flags do not depend on it.
+
+        Raises:
+            EncoderError: a file is missing or damaged, or the three do not belong together.
+        """
+        if threads < 1:
+            raise EncoderError(f"threads is {threads}; at least 1 is expected")
+        paths = [folder / name for name in (MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE)]
+        for path in paths:
+            if not path.is_file():
+                raise EncoderError(f"{path}: file does not exist; `radtag train finetune CONFIG.yaml` makes it")
+        try:
+            config = FlagConfig.load(paths[2])
+            tokenizer = ReportTokenizer.load(paths[1])
+        except (FlagConfigError, TokenizerError) as error:
+            raise EncoderError(str(error)) from None
+        session = open_session(paths[0])
+        n_logits = session.get_outputs()[0].shape[-1]
+        if n_logits != len(config.keys):
+            raise EncoderError(
+                f"{paths[0]}: gives {n_logits} logits, but {CONFIG_FILE} has {len(config.keys)} keys; they are of two trainings"
+            )
+        digests = [hashlib.sha256(path.read_bytes()) for path in paths]
+        if config.trained["tokenizer"] != digests[1].hexdigest():
+            raise EncoderError(f"{paths[1]}: is not the tokenizer that {CONFIG_FILE} names; they are of two trainings")
+        digest = hashlib.sha256(b"".join(part.digest() for part in digests))
+        return cls(session, tokenizer, config, content_hash=digest.hexdigest(), threads=threads)
+
+    @property
+    def task_name(self) -> str:
+        """The task whose keys these weights flag."""
+        return self._config.task
+
+    def flag(self, texts: Sequence[str]) -> list[EntityFlags]:
+        """One result a text, in order. A text of several windows has a key when one of its windows has it."""
+        return [flags_of(row.tolist(), self._config) for row in self.logits(texts)]
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """Uncalibrated logits [texts, keys], the maximum over each text's windows.
+
+        Raises:
+            FloatingPointError: a logit that is no finite number; it would end as a probability that no record can hold.
+        """
+        if not texts:
+            return np.zeros((0, len(self.keys)), dtype=np.float32)
+        windows = [
+            self._tokenizer.windows(
+                self._tokenizer.encode(text).ids,
+                window_tokens=self._config.window_tokens,
+                overlap_tokens=self._config.overlap_tokens,
+            )
+            for text in texts
+        ]
+        flat = [window for of_text in windows for window in of_text]
+        if self._threads == 1:
+            rows = [self._run(window) for window in flat]
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                rows = list(pool.map(self._run, flat))
+        stacked = np.stack(rows)
+        if not np.isfinite(stacked).all():
+            raise FloatingPointError(f"window {int(np.argwhere(~np.isfinite(stacked))[0][0])} has a logit that is no finite number")
+        starts = [0, *accumulate(len(of_text) for of_text in windows)][:-1]
+        maxima: np.ndarray[tuple[int, int], np.dtype[np.float32]] = np.maximum.reduceat(stacked, starts, axis=0)
+        return maxima
+
+    def _run(self, window: list[int]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        row: np.ndarray[tuple[int], np.dtype[np.float32]] = self._session.run(
+            None, {"token_ids": np.array([window], dtype=np.int64)}
+        )[0][0]
+        return row
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """A session on one thread of the processor. Raises EncoderError when the file is damaged."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated classes for a damaged file
+        raise EncoderError(
+            f"{path}: is damaged or no ONNX model: {type(error).__name__}; `radtag train finetune CONFIG.yaml` makes it anew"
+        ) from None

@@ -1,0 +1,44 @@
+"""Cuts a report that is too long for the model's context into windows that are not, without losing a character."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from configs.contracts import Span
+
+__all__ = ["report_windows"]
+
+
+def report_windows(text: str, sentences: Sequence[Span], size: Callable[[str], int], limit: int) -> list[Span]:
+    """Spans that together cover the text from the first sentence to the last; `size` of each window's text is at most `limit`.
+
+    A window is a run of whole sentences and begins with the last sentence of the one before, so that a relation across two
+    sentences stands in one window. A sentence larger than half of `limit` is cut at white space (within a word only
+    if the word alone is too large) and its pieces count as sentences.
+
+    Raises:
+        ValueError: not even one character fits.
+    """
+    pieces = [piece for sentence in sentences for piece in _pieces(text, sentence, size, limit // 2)]
+    windows: list[Span] = []
+    first = 0
+    while first < len(pieces):
+        last = first
+        while last + 1 < len(pieces) and size(text[pieces[first].start : pieces[last + 1].end]) <= limit:
+            last += 1
+        windows.append(Span(pieces[first].start, pieces[last].end))
+        if last + 1 == len(pieces):
+            break
+        first = last if last > first else last + 1
+    return windows
+
+
+def _pieces(text: str, span: Span, size: Callable[[str], int], limit: int) -> list[Span]:
+    if size(text[span.start : span.end]) <= limit:
+        return [span]
+    if span.end - span.start < 2:
+        raise ValueError(f"one character does not fit into {limit}")
+    middle = (span.start + span.end) // 2
+    breaks = [i for i in range(span.start + 1, span.end) if text[i].isspace()]
+    cut = min(breaks, key=lambda i: abs(i - middle)) if breaks else middle
+    return [*_pieces(text, Span(span.start, cut), size, limit), *_pieces(text, Span(cut, span.end), size, limit)]

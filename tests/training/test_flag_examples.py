@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from configs.contracts import Report
+from configs.schema import Task
+from stage1_encoder.tokenizer import ReportTokenizer
+from stage1_encoder.weak_labels import KeywordFlagger
+from training.corpus import read_corpus
+from training.flag_examples import ExampleMaker, FlagExample, WindowCut
+from training.settings import AugmentationSettings
+
+ALL = AugmentationSettings(
+    exchange_entities=1,
+    exchange_values=1,
+    exchange_wording=1,
+    join_reports=0.5,
+    add_statements=1,
+    typos=0,
+    change_case=1,
+    remove_headers=1,
+    particles=1,
+)
+
+
+@pytest.fixture
+def cut(tiny_corpus: Path, tiny_task: Task) -> WindowCut:
+    texts = [item.report.text for item in read_corpus(tiny_corpus, tiny_task).splits["train"]]
+    return WindowCut(ReportTokenizer.train(texts, vocabulary_size=500), window_tokens=48, overlap_tokens=8)
+
+
+def _maker(task: Task, corpus: Path, cut: WindowCut, settings: AugmentationSettings, *, copies: int) -> ExampleMaker:
+    weak = [Report("w1", "No mass. 종괴 없음."), Report("w2", "Normal.")]
+    reports = read_corpus(corpus, task).splits["train"]
+    return ExampleMaker(task, cut, reports, settings, copies=copies, seed=4, weak=weak, weak_weight=0.25)
+
+
+def _text(example: FlagExample, cut: WindowCut) -> str:
+    return cut.tokenizer.decode(example.windows[0])
+
+
+def test_an_epoch_is_a_function_of_its_number(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:
+    first, second = (_maker(tiny_task, tiny_corpus, cut, ALL, copies=3) for _ in range(2))
+    assert first.examples(2) == second.examples(2)
+    assert first.examples(2) != first.examples(3)
+    assert len(first.examples(2)) == len(first.examples(3)) == 20 * 3 + 2
+
+
+def test_the_first_copy_is_the_report_as_given(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:
+    maker = _maker(tiny_task, tiny_corpus, cut, ALL, copies=2)
+    for item, example in zip(read_corpus(tiny_corpus, tiny_task).splits["train"], maker.examples(0), strict=False):
+        assert example.windows == cut.windows(item.report.text)
+        assert example.targets == tuple(float(key in item.labels) for key in tiny_task.keys)
+
+
+def test_augmentation_switched_off_changes_nothing(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:
+    examples = _maker(tiny_task, tiny_corpus, cut, AugmentationSettings(), copies=2).examples(1)
+    assert examples[:20] == examples[20:40]
+
+
+def test_augmented_labels_stay_true(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:
+    """In the tiny corpus a key is negated exactly where its line says No, 없음, Negative … : read the augmented text again."""
+    maker = _maker(
+        tiny_task, tiny_corpus, cut, ALL.model_copy(update={"change_case": 0, "particles": 0, "add_statements": 0}), copies=4
+    )
+    changed = 0
+    plain = {_text(example, cut) for example in maker.examples(0)[:20]}
+    for example in maker.examples(5)[20:80]:
+        text = _text(example, cut)
+        changed += text not in plain
+        present = set()
+        for sentence in text.replace("없음.", "없음.|").replace(". ", ".|").split("|"):
+            if "No " not in sentence and "없음" not in sentence:
+                present |= set(KeywordFlagger(tiny_task).flag([sentence])[0].decided)
+        assert example.targets == tuple(float(key in present) for key in tiny_task.keys), text
+    assert changed > 20
+
+
+def test_weak_labels_come_from_keywords_with_their_own_weight(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:
+    weak = _maker(tiny_task, tiny_corpus, cut, ALL, copies=1).examples(0)[20:]
+    assert [example.weight for example in weak] == [0.25, 0.25]
+    assert weak[0].targets == tuple(float(key == "mass") for key in tiny_task.keys)
+    assert sum(weak[1].targets) == 0

@@ -1,0 +1,119 @@
+"""The three commands end to end on a tiny configuration, the way a user runs them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from stage1_encoder.checkpoint import latest_checkpoint
+from stage1_encoder.encoder import Encoder
+from training.cli import app
+
+RUNNER = CliRunner()
+
+
+def _train(command: str, config: Path, out: Path) -> tuple[int, str]:
+    result = RUNNER.invoke(app, [command, str(config), "--out", str(out)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def _change(path: Path, **changes: object) -> None:
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}), encoding="utf-8")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tiny_settings: dict[str, Path]) -> Path:
+    runs = tmp_path / "runs"
+    code, output = _train("tokenizer", tiny_settings["tokenizer"], runs / "tokenizer")
+    assert code == 0, output
+    return runs
+
+
+def test_tokenizer_pretrain_finetune_make_a_working_encoder(tmp_path: Path, tiny_settings: dict[str, Path], runs: Path) -> None:
+    code, output = _train("pretrain", tiny_settings["pretrain"], runs / "pretrain")
+    assert code == 0, output
+    _change(tiny_settings["finetune"], start=str(runs / "pretrain"))
+    code, output = _train("finetune", tiny_settings["finetune"], runs / "finetune")
+    assert code == 0, output
+    assert "dev n=10, micro F1 " in output
+    weights = tmp_path / "weights"
+    assert sorted(path.name for path in weights.iterdir()) == ["MODEL_CARD.md", "config.json", "model.onnx", "tokenizer.json"]
+    encoder = Encoder.load(weights)
+    assert encoder.keys == ("nodule", "mass", "effusion")
+    (flags,) = encoder.flag(["No nodule."])
+    assert set(flags.probability) == set(encoder.keys)
+    card = (weights / "MODEL_CARD.md").read_text()
+    assert "20 annotated reports" in card
+    assert "(n=10 reports)" in card
+    before = {path.name: path.read_bytes() for path in weights.iterdir()}
+    code, _ = _train("finetune", tiny_settings["finetune"], runs / "finetune")  # finished: exported again, not trained again
+    assert code == 0
+    assert {path.name: path.read_bytes() for path in weights.iterdir()} == before
+
+
+def test_a_wrong_label_is_one_line_with_file_and_line(tiny_settings: dict[str, Path], tiny_corpus: Path, runs: Path) -> None:
+    path = tiny_corpus / "train.jsonl"
+    path.write_text(path.read_text().replace('"mass": ["lul"]', '"mas": ["lul"]', 1))
+    code, output = _train("finetune", tiny_settings["finetune"], runs / "finetune")
+    assert code == 2
+    assert output.strip().count("\n") == 0
+    assert "train.jsonl:3: label 'mas' is not known; did you mean 'mass'?" in output
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"copis": 3}, "'copis' is not known; did you mean 'copies'?"),
+        ({"hint_recall": 2}, "'hint_recall' is 2"),
+        ({"tokenizer": "nowhere.json"}, "nowhere.json: file does not exist; `radtag train tokenizer` makes it"),
+        ({"start": "nowhere"}, "result.json: file does not exist"),
+        ({"corpus": "nowhere"}, "nowhere: is no folder"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(tiny_settings: dict[str, Path], runs: Path, change: dict[str, object], message: str) -> None:
+    _change(tiny_settings["finetune"], **change)
+    code, output = _train("finetune", tiny_settings["finetune"], runs / "finetune")
+    assert code == 2
+    assert output.strip().count("\n") == 0
+    assert message in output
+
+
+def test_a_changed_configuration_does_not_resume(tiny_settings: dict[str, Path], runs: Path) -> None:
+    assert _train("pretrain", tiny_settings["pretrain"], runs / "pretrain")[0] == 0
+    _change(tiny_settings["pretrain"], masked_share=0.3)
+    code, output = _train("pretrain", tiny_settings["pretrain"], runs / "pretrain")
+    assert code == 2
+    assert "was made with settings" in output
+
+
+def test_a_damaged_checkpoint_is_one_line(tiny_settings: dict[str, Path], runs: Path) -> None:
+    assert _train("pretrain", tiny_settings["pretrain"], runs / "pretrain")[0] == 0
+    latest = latest_checkpoint(runs / "pretrain")
+    assert latest is not None
+    (latest / "state.json").write_text("{")
+    code, output = _train("pretrain", tiny_settings["pretrain"], runs / "pretrain")
+    assert code == 2
+    assert "state.json: is damaged" in output
+
+
+def test_a_full_disk_is_one_line(tiny_settings: dict[str, Path], runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    code, output = _train("pretrain", tiny_settings["pretrain"], runs / "pretrain")
+    assert code == 2
+    assert "cannot be written: [Errno 28] No space left on device" in output
+
+
+def test_a_shape_that_no_body_has_is_one_line(tiny_settings: dict[str, Path], runs: Path) -> None:
+    settings = yaml.safe_load(tiny_settings["finetune"].read_text())
+    _change(tiny_settings["finetune"], shape={**settings["shape"], "width": 30})
+    code, output = _train("finetune", tiny_settings["finetune"], runs / "finetune")
+    assert code == 2
+    assert "width is 30; a multiple of heads (4) is expected" in output

@@ -1,0 +1,1 @@
+"""Makes the weights: corpus, augmentation, tokenizer, pre-training, fine-tuning."""

@@ -1,0 +1,299 @@
+"""`radtag train finetune`: body → flags of one task → int8 ONNX weights with thresholds, checked and described."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+from torch.nn import functional
+
+from configs.schema import Task, load_task
+from stage1_encoder.checkpoint import latest_checkpoint
+from stage1_encoder.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder
+from stage1_encoder.flags import CONFIG_FILE, FlagConfig, KeyThresholds
+from stage1_encoder.model import KeyFlagModel
+from stage1_encoder.onnx import export_float, onnx_logits, quantise, torch_logits
+from stage1_encoder.tokenizer import ReportTokenizer
+from training.attention_start import point_attention
+from training.corpus import AnnotatedReport, Corpus, read_corpus, read_texts
+from training.flag_examples import ExampleMaker, FlagExample, WindowCut, targets_of
+from training.loop import LoopResult, Progress, TrainingError, train
+from training.model_card import CARD_FILE, CardFigures, model_card
+from training.pretrain import pad, settings_hash
+from training.settings import FinetuneSettings
+from training.starting_weights import load_start
+from training.thresholds import Array, choose_thresholds, fit_temperature, key_figures, tempered
+
+DEV_BATCH = 16
+# Largest difference of a logit between torch and float32 ONNX that is still rounding.
+ONNX_TOLERANCE = 1e-3
+# Micro F1 on dev that int8 may cost.
+INT8_F1_TOLERANCE = 0.01
+LARGEST_WEIGHT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneResult:
+    """The run and what its exported weights reach on dev."""
+
+    loop: LoopResult
+    figures: CardFigures
+    warnings: Sequence[str]
+
+
+class FlagLearner:
+    """A Learner: binary cross-entropy on logits, the maximum over a report's windows; dev score = micro average precision."""
+
+    def __init__(
+        self,
+        model: KeyFlagModel,
+        maker: ExampleMaker,
+        dev: Sequence[FlagExample],
+        *,
+        pad_id: int,
+        positive_weights: Tensor | None,
+        label_smoothing: float,
+    ) -> None:
+        self.model: nn.Module = model
+        self._maker, self._dev, self._pad_id = maker, dev, pad_id
+        self._limit_tokens = model.body.config.max_position_embeddings
+        self._positive_weights, self._smoothing = positive_weights, label_smoothing
+        self._dev_targets = np.array([example.targets for example in dev])
+
+    def examples(self, epoch: int) -> Sequence[FlagExample]:
+        return self._maker.examples(epoch)
+
+    def n_tokens(self, example: FlagExample) -> int:
+        return max(len(window) for window in example.windows)
+
+    def loss(self, batch: Sequence[FlagExample], device: torch.device) -> Tensor:
+        logits = self._logits(batch, device)
+        targets = torch.tensor([example.targets for example in batch], device=device)
+        targets = targets * (1 - 2 * self._smoothing) + self._smoothing
+        weights = torch.tensor([example.weight for example in batch], device=device)[:, None]
+        positive = None if self._positive_weights is None else self._positive_weights.to(device)
+        losses = functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, pos_weight=positive, reduction="none")
+        return losses.mean()
+
+    def evaluate(self, device: torch.device) -> dict[str, float]:
+        order = sorted(range(len(self._dev)), key=lambda index: self.n_tokens(self._dev[index]))
+        logits = np.zeros_like(self._dev_targets, dtype=np.float32)
+        for start in range(0, len(order), DEV_BATCH):
+            rows = order[start : start + DEV_BATCH]
+            logits[rows] = self._logits([self._dev[row] for row in rows], device).cpu().numpy()
+        loss = functional.binary_cross_entropy_with_logits(
+            torch.tensor(logits), torch.tensor(self._dev_targets, dtype=torch.float32)
+        )
+        at_half = key_figures(logits > 0, self._dev_targets)
+        return {
+            "score": float(average_precision_score(self._dev_targets.ravel(), logits.ravel())),
+            "dev_loss": float(loss),
+            "dev_micro_f1": at_half["micro_f1"],
+            "dev_macro_f1": at_half["macro_f1"],
+            "dev_exact_set": at_half["exact_set"],
+        }
+
+    def _logits(self, batch: Sequence[FlagExample], device: torch.device) -> Tensor:
+        windows = [window for example in batch for window in example.windows]
+        ids, mask = pad(windows, self._pad_id, limit_tokens=self._limit_tokens)
+        logits: Tensor = self.model(ids.to(device), mask.to(device)).float()
+        if len(windows) == len(batch):
+            return logits
+        owner = torch.tensor([row for row, example in enumerate(batch) for _ in example.windows], device=device)
+        lowest = torch.full((len(batch), logits.shape[1]), float("-inf"), device=device)
+        maxima: Tensor = lowest.scatter_reduce(0, owner[:, None].expand_as(logits), logits, "amax")
+        return maxima
+
+
+def finetune(settings: FinetuneSettings, folder: Path, *, progress: Callable[[Progress], None]) -> FinetuneResult:
+    """Trains in `folder`, then writes the weights folder of the settings.
+
+    Raises:
+        ConfigError, CorpusError, TokenizerError, TrainingError, CheckpointError, TrainingStopped
+    """
+    task = load_task(settings.task)
+    tokenizer = ReportTokenizer.load(settings.tokenizer)
+    corpus = read_corpus(settings.corpus, task)
+    shape = settings.shape.shape()
+    cut = WindowCut(tokenizer, shape.window_tokens, settings.overlap_tokens)
+    torch.set_num_threads(settings.loop.threads)
+    torch.manual_seed(settings.loop.seed)
+    model = KeyFlagModel(shape, vocabulary_size=tokenizer.vocabulary_size, pad_id=tokenizer.pad_id, n_keys=len(task.keys))
+    start = load_start(model, settings.start, tokenizer, glosses=settings.glosses, seed=settings.loop.seed)
+    learner = _learner(settings, model, cut, corpus)
+    if latest_checkpoint(folder) is None:
+        point_attention(model, cut, corpus.splits["train"], task)
+    fingerprint = {
+        "kind": "flags",
+        "task": task.name,
+        "start": start,
+        "task_file": task.content_hash,
+        "tokenizer": tokenizer.content_hash,
+        "corpus": corpus.content_hash,
+        "settings": settings_hash(settings),
+    }
+    result = train(learner, settings.loop, folder, fingerprint=fingerprint, progress=progress)
+    model.load_state_dict(dict(result.best))
+    figures = export(model, cut, corpus, settings, fingerprint=fingerprint, loop=result)
+    return FinetuneResult(result, figures, corpus.warnings)
+
+
+def _learner(settings: FinetuneSettings, model: KeyFlagModel, cut: WindowCut, corpus: Corpus) -> FlagLearner:
+    weak = settings.weak_labels
+    maker = ExampleMaker(
+        corpus.task,
+        cut,
+        corpus.splits["train"],
+        settings.augmentation,
+        copies=settings.copies,
+        seed=settings.loop.seed,
+        weak=read_texts(weak.path) if weak else (),
+        weak_weight=weak.weight if weak else 0.0,
+    )
+    return FlagLearner(
+        model,
+        maker,
+        [FlagExample(cut.windows(item.report.text), targets_of(item.labels, corpus.task), 1.0) for item in corpus.splits["dev"]],
+        pad_id=cut.tokenizer.pad_id,
+        positive_weights=_positive_weights(corpus) if settings.positive_weighting == "sqrt" else None,
+        label_smoothing=settings.label_smoothing,
+    )
+
+
+def export(
+    model: KeyFlagModel,
+    cut: WindowCut,
+    corpus: Corpus,
+    settings: FinetuneSettings,
+    *,
+    fingerprint: dict[str, str],
+    loop: LoopResult,
+) -> CardFigures:
+    """Exports, compares torch, float32 ONNX and int8 ONNX on every dev report, calibrates on what is shipped, writes the folder.
+
+    Raises:
+        TrainingError: ONNX is not torch, or int8 costs more than 0.01 micro F1. The weights folder is then untouched.
+    """
+    task, dev = corpus.task, corpus.splits["dev"]
+    target = settings.weights
+    building = target.with_name(target.name + ".tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        float_path = building / "float.onnx"
+        export_float(model.cpu(), float_path, window_tokens=cut.window_tokens)
+        quantise(float_path, building / MODEL_FILE)
+        texts = [item.report.text for item in dev]
+        windows = [window for text in texts for window in cut.windows(text)]
+        by_torch, by_float, by_int8 = (
+            torch_logits(model, windows),
+            onnx_logits(float_path, windows),
+            onnx_logits(building / MODEL_FILE, windows),
+        )
+        float_difference = float(np.abs(by_torch - by_float).max())
+        if float_difference > ONNX_TOLERANCE:
+            raise TrainingError(
+                f"ONNX differs from torch by {float_difference:.2g} in a logit; at most {ONNX_TOLERANCE} is expected"
+            )
+        targets = np.array([targets_of(item.labels, task) for item in dev]).astype(bool)
+        owners = [row for row, text in enumerate(texts) for _ in cut.windows(text)]
+        float_logits, int8_logits = _report_maxima(by_float, owners), _report_maxima(by_int8, owners)
+        float_f1 = key_figures(float_logits > 0, targets)["micro_f1"]
+        int8_f1 = key_figures(int8_logits > 0, targets)["micro_f1"]
+        if int8_f1 < float_f1 - INT8_F1_TOLERANCE:
+            raise TrainingError(
+                f"int8 lowers micro F1 on dev from {float_f1:.3f} to {int8_f1:.3f}; at most {INT8_F1_TOLERANCE} is expected"
+            )
+        float_path.unlink()
+        cut.tokenizer.save(building / TOKENIZER_FILE)
+        config = _calibrated(int8_logits, targets, task, cut, settings, fingerprint)
+        (building / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        figures = measure(
+            building, dev, task, loop, float_f1=float_f1, int8_f1=int8_f1, logit_loss=float(np.abs(by_int8 - by_float).max())
+        )
+        (building / CARD_FILE).write_text(model_card(config, figures, corpus, settings), encoding="utf-8")
+        _put_in_place(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return figures
+
+
+def _put_in_place(building: Path, target: Path) -> None:
+    """Renames `building` to `target`; what stood there is moved aside first, so that a kill in between loses nothing."""
+    aside = target.with_name(target.name + ".old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        os.replace(target, aside)  # noqa: PTH105
+    os.replace(building, target)  # noqa: PTH105
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def measure(
+    weights: Path,
+    dev: Sequence[AnnotatedReport],
+    task: Task,
+    loop: LoopResult,
+    *,
+    float_f1: float,
+    int8_f1: float,
+    logit_loss: float,
+) -> CardFigures:
+    """Dev figures of a weights folder, through the same Encoder that tags an archive."""
+    flags = Encoder.load(weights).flag([item.report.text for item in dev])
+    targets = np.array([targets_of(item.labels, task) for item in dev]).astype(bool)
+    decided = np.array([targets_of(item.decided, task) for item in flags]).astype(bool)
+    hinted = np.array([targets_of(item.hinted, task) for item in flags]).astype(bool)
+    return CardFigures(
+        n_dev=len(dev),
+        decision=key_figures(decided, targets),
+        hint=key_figures(hinted, targets),
+        per_key={
+            key: (int(targets[:, column].sum()), *_per_key(decided[:, column], hinted[:, column], targets[:, column]))
+            for column, key in enumerate(task.keys)
+        },
+        float_f1=float_f1,
+        int8_f1=int8_f1,
+        int8_logit_difference=logit_loss,
+        best_epoch=loop.best_epoch,
+        training_s=loop.seconds_s,
+    )
+
+
+def _per_key(decided: Array, hinted: Array, present: Array) -> tuple[float, float]:
+    return key_figures(decided[:, None], present[:, None])["micro_f1"], key_figures(hinted[:, None], present[:, None])["recall"]
+
+
+def _calibrated(
+    logits: Array, targets: Array, task: Task, cut: WindowCut, settings: FinetuneSettings, fingerprint: dict[str, str]
+) -> FlagConfig:
+    temperature = fit_temperature(logits, targets)
+    thresholds: dict[str, KeyThresholds] = choose_thresholds(
+        tempered(logits, temperature), targets, task.keys, hint_recall=settings.hint_recall
+    )
+    return FlagConfig(
+        task=task.name,
+        thresholds=thresholds,
+        temperature=temperature,
+        window_tokens=cut.window_tokens,
+        overlap_tokens=cut.overlap_tokens,
+        trained=fingerprint,
+    )
+
+
+def _report_maxima(logits: Array, owners: Sequence[int]) -> Array:
+    starts = [index for index, owner in enumerate(owners) if index == 0 or owner != owners[index - 1]]
+    maxima: Array = np.maximum.reduceat(logits, starts, axis=0)
+    return maxima
+
+
+def _positive_weights(corpus: Corpus) -> Tensor:
+    targets = torch.tensor([targets_of(item.labels, corpus.task) for item in corpus.splits["train"]])
+    present = targets.sum(dim=0)
+    return ((len(targets) - present) / present).sqrt().clamp(1.0, LARGEST_WEIGHT)

@@ -1,0 +1,146 @@
+"""Training examples of the encoder: windows and targets of annotated reports, as given and augmented, and of weak ones."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+from configs.contracts import Report
+from configs.mentions import Mention, entity_mentions, value_mentions
+from configs.schema import Task
+from stage1_encoder.tokenizer import ReportTokenizer
+from stage1_encoder.weak_labels import KeywordFlagger
+from training.augment import (
+    LabelledText,
+    SurfaceForms,
+    add_statements,
+    add_typos,
+    change_case,
+    exchange_entities,
+    exchange_values,
+    has_hangul,
+    join_reports,
+)
+from training.corpus import AnnotatedReport
+from training.settings import AugmentationSettings
+
+# Only headings whose sections are asserted: without "HISTORY:" a lesion of the past would read as present.
+_HEADERS = re.compile(r"^[ \t]*(?:findings?|impressions?|conclusions?|소견|결론)[ \t]*:[ \t]*", re.IGNORECASE | re.MULTILINE)
+_AFTER_WORD = re.compile(r"(?<=[A-Za-z]{3})(?= (?:and |in |of |with |at )?[A-Za-z])")
+_PARTICLES = ("이", "은", "는", "의", "에", "을", "과", "도")
+
+
+@dataclass(frozen=True, slots=True)
+class FlagExample:
+    """The windows of one text, 0 or 1 for each key of the task, and the weight of its loss."""
+
+    windows: tuple[tuple[int, ...], ...]
+    targets: tuple[float, ...]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowCut:
+    """How a text becomes windows; the same cut in training, in the checks and at work."""
+
+    tokenizer: ReportTokenizer
+    window_tokens: int
+    overlap_tokens: int
+
+    def windows(self, text: str) -> tuple[tuple[int, ...], ...]:
+        ids = self.tokenizer.encode(text).ids
+        cut = self.tokenizer.windows(ids, window_tokens=self.window_tokens, overlap_tokens=self.overlap_tokens)
+        return tuple(tuple(window) for window in cut)
+
+
+def targets_of(labels: Container[str], task: Task) -> tuple[float, ...]:
+    """1 for keys in `labels`, else 0, in the order of the task."""
+    return tuple(float(key in labels) for key in task.keys)
+
+
+def exchange_wording(task: Task, text: LabelledText, forms: SurfaceForms, rng: random.Random) -> LabelledText | None:
+    """Half of the mentions of entities and values written as another report writes them, in Latin or in Hangul. Labels stay.
+
+    None when a keyword would then be found that was not, or one that was is lost.
+    """
+    mentions = sorted([*entity_mentions(task, text.text), *value_mentions(task, text.text)], key=lambda mention: mention.span)
+    if any(before.span.end > after.span.start for before, after in itertools.pairwise(mentions)):
+        return None
+    changed = text.text
+    for mention in reversed(mentions):
+        start, end = mention.span.start, mention.span.end
+        like = rng.choice([changed[start:end], "nodule", "결절"])
+        form = forms.pick(mention.name, like, rng)
+        if form is not None and rng.random() < 0.5:
+            changed = changed[:start] + form + changed[end:]
+    if changed == text.text or _names(entity_mentions(task, changed)) != _names(entity_mentions(task, text.text)):
+        return None
+    return LabelledText(changed, text.labels)
+
+
+def _names(mentions: Sequence[Mention]) -> list[str]:
+    return [mention.name for mention in sorted(mentions, key=lambda mention: mention.span)]
+
+
+class ExampleMaker:
+    """Draws an epoch's examples: `copies` versions of every annotated report (the first as given), then the weak ones."""
+
+    def __init__(
+        self,
+        task: Task,
+        cut: WindowCut,
+        reports: Sequence[AnnotatedReport],
+        settings: AugmentationSettings,
+        *,
+        copies: int,
+        seed: int,
+        weak: Sequence[Report] = (),
+        weak_weight: float = 0.0,
+    ) -> None:
+        self._task, self._cut, self._settings, self._copies, self._seed = task, cut, settings, copies, seed
+        self._texts = [LabelledText(item.report.text, item.labels) for item in reports]
+        self._forms = SurfaceForms.of(task, self._texts)
+        self._as_given = [self._example(text, 1.0) for text in self._texts]
+        flagger = KeywordFlagger(task)
+        self._weak = [
+            FlagExample(cut.windows(report.text), targets_of(set(flags.decided), task), weak_weight)
+            for report, flags in zip(weak, flagger.flag([report.text for report in weak]), strict=True)
+        ]
+
+    def examples(self, epoch: int) -> list[FlagExample]:
+        """A pure function of the epoch's number, and as many in every epoch."""
+        found = list(self._as_given)
+        for copy in range(1, self._copies):
+            rng = random.Random(f"{self._seed}/{epoch}/{copy}/augmentation")
+            found.extend(self._example(self._augmented(text, rng), 1.0) for text in self._texts)
+        return found + self._weak
+
+    def _example(self, text: LabelledText, weight: float) -> FlagExample:
+        return FlagExample(self._cut.windows(text.text), targets_of(set(text.labels), self._task), weight)
+
+    def _augmented(self, text: LabelledText, rng: random.Random) -> LabelledText:
+        settings = self._settings
+        if rng.random() < settings.exchange_entities:
+            text = exchange_entities(self._task, text, self._forms, rng) or text
+        if rng.random() < settings.exchange_values:
+            text = exchange_values(self._task, text, self._forms, rng) or text
+        if rng.random() < settings.exchange_wording:
+            text = exchange_wording(self._task, text, self._forms, rng) or text
+        if rng.random() < settings.join_reports:
+            text = join_reports(text, rng.choice(self._texts)) or text
+        if rng.random() < settings.add_statements:
+            text = add_statements(self._task, text, self._forms, rng) or text
+        if rng.random() < settings.remove_headers:
+            text = LabelledText(_HEADERS.sub("", text.text), text.labels)
+        if rng.random() < settings.particles and has_hangul(text.text):
+            text = LabelledText(
+                _AFTER_WORD.sub(lambda _: rng.choice(_PARTICLES) if rng.random() < 0.08 else "", text.text), text.labels
+            )
+        if rng.random() < settings.change_case:
+            text = change_case(text, rng)
+        if rng.random() < settings.typos:
+            text = add_typos(text, rng, share_of_words=settings.typo_share_of_words)
+        return text
