@@ -67,9 +67,9 @@ class Evidence:
         """Whether a mention of one of these entities is neither negated, resolved, historical nor of another organ."""
         return any(self.asserted_spans(key) for key in keys)
 
-    def dismisses(self, keys: Collection[str]) -> bool:
-        """Whether the report mentions one of these entities, but only negated, resolved, historical or of another organ."""
-        return any(mention.name in keys for mention in self.mentions.entities) and not self.asserts(keys)
+    def names(self, keys: Collection[str]) -> bool:
+        """Whether the report mentions one of these entities at all, asserted or not."""
+        return any(mention.name in keys for mention in self.mentions.entities)
 
     def is_elsewhere(self, keys: Collection[str], window: Span) -> bool:
         """Whether the report asserts one of these entities, but not within `window`."""

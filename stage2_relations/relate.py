@@ -21,8 +21,7 @@ __all__ = ["LanguageModelMapper", "RejectPolicy"]
 RejectPolicy = Literal["unasserted", "undecided", "any", "never"]
 """Which flagged subjects may turn out not present.
 
-`unasserted`: those that stage 1 did not decide and that the report does not assert by the task's keywords, and those that it did
-decide though the report only negates them or names them as resolved, historical or elsewhere.
+`unasserted`: those that the report does not assert by the task's keywords, unless it never names them and stage 1 is sure (`sure`).
 `undecided`: all that stage 1 hinted but did not decide. `any`: all. `never`: none.
 With every present key hinted and none decided, the raw default model keeps 6 of 102 keys under `undecided` on 30 chest CT reports.
 """
@@ -52,6 +51,7 @@ class LanguageModelMapper:
         grounding: bool = True,
         reject: RejectPolicy = "unasserted",
         linking: Linking = "rules",
+        sure: float = 0.97,
     ) -> None:
         """Checks the task's labels.
 
@@ -62,6 +62,8 @@ class LanguageModelMapper:
                 without asking a subject that may be rejected and has no asserted mention.
             reject: Which flagged subjects may turn out not present (see RejectPolicy); without flags any may.
             linking: With grounding, what the text itself decides about values before the model is asked (see ground.Linking).
+            sure: Stage-1 probability from which a subject that the text never names is kept. On 80 + 80 dev reports 0.97 gave chest
+                keys micro F1 95.4 against 95.0 without, and changed nothing on brain.
 
         Raises:
             ConfigError: a label that could be taken for another part of an answer.
@@ -70,6 +72,7 @@ class LanguageModelMapper:
         self._model = model
         self._grounding = grounding
         self._reject = reject
+        self._sure = sure
         self._linking: Linking = linking
         self._evidence = EvidenceReader(task)
         self._prompts = {step.name: StepPrompt(task, step) for step in task.steps}
@@ -118,10 +121,11 @@ class LanguageModelMapper:
             return True
         if self._reject == "never":
             return False
-        decided = any(key in flags.decided for key in members)
         if self._reject == "undecided":
-            return not decided
-        return evidence.dismisses(members) if decided else not evidence.asserts(members)
+            return not any(key in flags.decided for key in members)
+        if evidence.asserts(members):
+            return False
+        return evidence.names(members) or all(flags.probability[key] < self._sure for key in members)
 
     def _is_dismissed(self, line: AnswerLine, evidence: Evidence, flags: EntityFlags | None) -> bool:
         return self._grounding and line.rejectable and not evidence.asserts(self._flagged(line.subject, flags))

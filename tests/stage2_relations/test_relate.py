@@ -58,7 +58,7 @@ def every(word: str) -> Callable[[list[str], str], str]:
 
 def flags(task: Task, decided: Iterable[str] = (), undecided: Iterable[str] = ()) -> EntityFlags:
     sure, unsure = set(decided), set(undecided)
-    probability = {key: 0.9 if key in sure else 0.4 if key in unsure else 0.01 for key in task.keys}
+    probability = {key: 0.98 if key in sure else 0.4 if key in unsure else 0.01 for key in task.keys}
     return EntityFlags(
         probability,
         tuple(key for key in task.keys if key in sure | unsure),
@@ -169,6 +169,13 @@ def test_decided_subject_in_unknown_words_is_asked_and_kept() -> None:
     assert relation.subject_span is None and relation.value_span is not None
 
 
+def test_subject_in_unknown_words_is_rejected_unless_stage_one_is_sure() -> None:
+    model = Scripted(every("RUL"))
+    reading = read(LanguageModelMapper(CHEST, model, sure=0.99), "8 mm nxdxlx, RUL. LLL clear.", flags(CHEST, ["nodule"]))
+    assert present(reading) == {}
+    assert model.hints == []
+
+
 def test_what_the_rules_link_is_not_asked() -> None:
     model = Scripted(every("not stated"))
     reading = read(LanguageModelMapper(CHEST, model), "RUL의 nodule이 증가. LLL에 경화.", flags(CHEST, ["nodule", "consolidation"]))
@@ -182,7 +189,7 @@ def test_question_with_one_answer_is_not_put() -> None:
     assert present(reading) == {"pleural_effusion": ["pleural"], "nodule": []}
     assert model.hints == []
     (relation,) = reading.relations
-    assert relation.confidence == 0.9
+    assert relation.confidence == 0.98
 
 
 BAD_ANSWERS = {
@@ -238,7 +245,7 @@ def test_confidence_is_the_models_for_values_and_stage_ones_for_entities() -> No
     text = "A nodule. RUL and LLL and RML."
     reading = read(free(CHEST, model), text, flags(CHEST, ["nodule"]))
     assert {r.value: r.confidence for r in reading.relations} == pytest.approx({"rul": 0.60653066, "lll": 0.77880078})
-    assert next(f for f in reading.entities if f.key == "nodule").confidence == 0.9
+    assert next(f for f in reading.entities if f.key == "nodule").confidence == 0.98
     alone = read(free(CHEST, model), text, None)
     assert next(f for f in alone.entities if f.key == "nodule").confidence == pytest.approx(0.60653066)
     assert next(f for f in alone.entities if f.key == "mass").confidence is None
