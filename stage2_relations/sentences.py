@@ -50,6 +50,8 @@ _KOREAN_NOT_AFTER_END = re.compile(
     r"\s+(?:을|를|으로|에도|에|이|가|은|는|및|과|와|또는|외|정도|상태|양상|소견|가능성|경우|시)(?![가-힣])"
 )
 _INLINE_ITEM = re.compile(r"(?<=[.;)음함됨임다])\s+(?=\(?\d{1,2}[.)]\s+[A-Za-z가-힣(])")
+# `" Fibrotic band " Emphysema`, `• Fibrotic band • Emphysema`: conclusions whose line breaks were lost.
+_INLINE_BULLET = re.compile(r"\s+(?=[•▶■●\"]\s+[A-Z가-힣])")
 _WRAP_CHARS_MIN = 60
 
 
@@ -105,7 +107,7 @@ def _is_wrapped(text: str, last_start: int, last_end: int, start: int, end: int,
 
 
 def _cuts(text: str, start: int, end: int) -> list[int]:
-    cuts = {match.start() for match in _INLINE_ITEM.finditer(text, start, end)}
+    cuts = {match.start() for pattern in (_INLINE_ITEM, _INLINE_BULLET) for match in pattern.finditer(text, start, end)}
     cuts.update(match.end() for match in _STOP.finditer(text, start, end) if _ends_sentence(text, start, match))
     for pattern in (_KOREAN_END, _KOREAN_END_BARE):
         cuts.update(

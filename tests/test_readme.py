@@ -58,6 +58,8 @@ def users_folder(tmp_path: Path) -> Path:
             values["vocabulary_size"] = 600
         if "loop" in values:
             values["shape"] = TINY_SHAPE
+            if "overlap_tokens" in values:
+                values["overlap_tokens"] = 8
             values["loop"] |= {"epochs": 1, "threads": 1, "warmup_share": 0.0}
         if values.get("start") == "minilm":
             values["start"] = "random"  # the MiniLM body has another width

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from configs.yaml_lines import ConfigError, YamlFile
 from stage1_encoder.model import EncoderShape
@@ -138,15 +138,23 @@ class FinetuneSettings(_Strict):
     start: str
     glosses: Path | None = None
     weights: Path
-    overlap_tokens: int = Field(default=64, ge=0)
+    shape: ShapeSettings
+    overlap_tokens: int = Field(default=64, ge=0, validate_default=True)
     copies: int = Field(default=1, ge=1)
     positive_weighting: Literal["none", "sqrt"] = "none"
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    hint_recall: float = Field(default=0.98, gt=0, le=1)
+    hint_recall: float = Field(default=0.995, gt=0, le=1)
     augmentation: AugmentationSettings = AugmentationSettings()
     weak_labels: WeakLabelSettings | None = None
-    shape: ShapeSettings
     loop: LoopSettings
+
+    @field_validator("overlap_tokens")
+    @classmethod
+    def _windows_go_forward(cls, overlap_tokens: int, info: ValidationInfo) -> int:
+        shape = info.data.get("shape")
+        if shape is not None and overlap_tokens >= shape.window_tokens - 2:
+            raise ValueError(f"windows of {shape.window_tokens} tokens can share at most {shape.window_tokens - 3}")
+        return overlap_tokens
 
 
 def read_settings(path: Path, model: type[Settings]) -> Settings:

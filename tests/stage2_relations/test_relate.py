@@ -160,18 +160,18 @@ def test_decided_subject_that_the_report_only_dismisses_is_rejected_without_aski
     assert reading.relations == ()
 
 
-def test_decided_subject_in_unknown_words_is_asked_and_kept() -> None:
+def test_subject_in_unknown_words_is_asked_and_kept_if_stage_one_is_sure_enough() -> None:
     model = Scripted(every("RUL"))
-    reading = read(LanguageModelMapper(CHEST, model), "8 mm nxdxlx, RUL. LLL clear.", flags(CHEST, ["nodule"]))
+    reading = read(LanguageModelMapper(CHEST, model, sure=0.97), "8 mm nxdxlx, RUL. LLL clear.", flags(CHEST, ["nodule"]))
     assert present(reading) == {"nodule": ["rul"]}
     assert model.hints == [["nodule"]]
     (relation,) = reading.relations
     assert relation.subject_span is None and relation.value_span is not None
 
 
-def test_subject_in_unknown_words_is_rejected_unless_stage_one_is_sure() -> None:
+def test_subject_in_unknown_words_is_rejected_by_default() -> None:
     model = Scripted(every("RUL"))
-    reading = read(LanguageModelMapper(CHEST, model, sure=0.99), "8 mm nxdxlx, RUL. LLL clear.", flags(CHEST, ["nodule"]))
+    reading = read(LanguageModelMapper(CHEST, model), "8 mm nxdxlx, RUL. LLL clear.", flags(CHEST, ["nodule"]))
     assert present(reading) == {}
     assert model.hints == []
 

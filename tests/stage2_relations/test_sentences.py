@@ -105,3 +105,19 @@ def test_component_can_be_added_by_name_to_any_pipeline() -> None:
 def test_absent_spacy_model_is_named() -> None:
     with pytest.raises(OSError, match="no_such_model"):
         spacy_sentences("No effusion.", model="no_such_model")
+
+
+def test_bullets_that_lost_their_line_breaks_begin_sentences() -> None:
+    text = 'Heart is normal. " Millimetric nodule in the middle lobe " Emphysema in both lungs • 우상엽 결절 • Coronary stents'
+    assert [text[span.start : span.end] for span in sentences(text)] == [
+        "Heart is normal.",
+        '" Millimetric nodule in the middle lobe',
+        '" Emphysema in both lungs',
+        "• 우상엽 결절",
+        "• Coronary stents",
+    ]
+
+
+def test_quoted_words_stay_in_their_sentence() -> None:
+    text = 'The so-called "tree-in-bud" sign and a "Halo" around it are seen.'
+    assert len(sentences(text)) == 1

@@ -117,3 +117,11 @@ def test_a_shape_that_no_body_has_is_one_line(tiny_settings: dict[str, Path], ru
     code, output = _train("finetune", tiny_settings["finetune"], runs / "finetune")
     assert code == 2
     assert "width is 30; a multiple of heads (4) is expected" in output
+
+
+def test_windows_that_share_more_than_they_hold_are_one_line(tiny_settings: dict[str, Path], runs: Path) -> None:
+    shape = yaml.safe_load(tiny_settings["finetune"].read_text())["shape"]
+    _change(tiny_settings["finetune"], overlap_tokens=shape["window_tokens"] - 2)
+    code, output = _train("finetune", tiny_settings["finetune"], runs / "finetune")
+    assert code == 2
+    assert f"windows of {shape['window_tokens']} tokens can share at most {shape['window_tokens'] - 3}" in output
