@@ -125,3 +125,8 @@ def test_make_demo_prints_relations_and_ends_within_three_minutes(tmp_path: Path
         assert len(records) == 12
         assert {record["status"] for record in records} <= {"ok", "no_findings"}
         assert sum(len(record["relations"]) for record in records) >= 5
+
+
+def test_no_document_holds_an_unfilled_placeholder() -> None:
+    for path in [*ROOT.glob("*.md"), *(ROOT / "training").rglob("*.md"), *(ROOT / "stage1_encoder").rglob("*.md")]:
+        assert re.findall(r"@[A-Z_]+@", path.read_text(encoding="utf-8")) == [], path.name
