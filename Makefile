@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.radtag-installed
 CACHE := $(or $(RADTAG_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/radtag,$(HOME)/.cache/radtag))
 DEMO_OUT ?= demo-out
+RESULTS_WORKERS ?= 2
 
-.PHONY: help demo test lint bench install clean
+.PHONY: help demo test lint bench results install clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +39,11 @@ lint: $(STAMP)  ## ruff, mypy --strict, the layer contract
 test: lint  ## every check: lint, then all tests
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-bench: $(STAMP)  ## reports a second of each stage on the sample archive
-	$(BIN)/radtag eval throughput
+bench: $(STAMP)  ## speed of every stage and system: bench/results.json, docs/PERFORMANCE.md (5 minutes; LONG=1: hours)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/radtag eval throughput $(if $(LONG),--long)
+
+results: $(STAMP)  ## every system on the corpus test splits: docs/results.json and docs/RESULTS.md (under 20 minutes on two cores)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/radtag eval results --out docs/RESULTS.md --json docs/results.json --workers $(RESULTS_WORKERS)
 
 clean:  ## remove what make made (not the cache folder)
 	rm -rf $(VENV) $(DEMO_OUT) build *.egg-info

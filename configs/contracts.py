@@ -104,7 +104,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class TaggedReport:
-    """The record of one report (DESIGN: "The record"). entities and relations are None unless status is ok or no_findings."""
+    """The record of one report (DESIGN: "The record"). entities and relations are None unless status is ok or no_findings.
+
+    `patient_id` and `study_date` are those of the report; None where the input had none.
+    """
 
     report_id: str
     task: str
@@ -114,6 +117,8 @@ class TaggedReport:
     hints: tuple[str, ...] | None
     problem: str | None
     provenance: Mapping[str, str] = field(default_factory=dict)
+    patient_id: str | None = None
+    study_date: str | None = None
 
 
 class Flagger(Protocol):

@@ -3,7 +3,7 @@
     DIR/run.json                      fingerprint, settings, input; written first
     DIR/parts/part-000012-<hash>.jsonl          one chunk's records
     DIR/parts/part-000012-<hash>.jsonl.sha256   written after it, readable by `sha256sum -c`
-    DIR/summary.json                  written last
+    DIR/summary.json                  written last, removed before anything is written again
     DIR/run.lock                      who writes; locked by the operating system as long as that process lives
 
 Every file is written to a temporary name, synced and renamed. A part is whole when its checksum file says so; resuming is skipping
@@ -18,7 +18,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,10 @@ class ArchiveError(Exception):
 
 
 class RunInput(BaseModel):
-    """Where the reports came from, so that `show` and `verify` find them again. None columns mean the default names."""
+    """Where the reports came from, so that `show` and `verify` find them again. None columns mean the default names.
+
+    `where` and `limit` are the options of `radtag tag`: only those rows belong to the run.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +54,8 @@ class RunInput(BaseModel):
     encoding: str = "utf-8"
     n_reports: int
     content_hash: str
+    where: tuple[str, ...] = ()
+    limit: int | None = None
 
 
 class RunFile(BaseModel):
@@ -120,6 +125,12 @@ def refuse_other_run(folder: Path, before: RunFile, now: RunFile) -> None:
             if before.provenance.get(name) != now.provenance.get(name)
         ]
         raise ArchiveError(f"{folder}: was begun with other settings: {', '.join(changed)}; give --out a new folder")
+    for name in ("where", "limit"):
+        then, given = getattr(before.input, name), getattr(now.input, name)
+        if then != given:
+            told = " and ".join(then) if isinstance(then, tuple) else then
+            begun = f"with --{name} {told}" if told else f"without --{name}"
+            raise ArchiveError(f"{folder}: was begun {begun}; go on in the same way, or give --out a new folder")
     if before.input.content_hash != now.input.content_hash:
         counts = f"{before.input.n_reports} reports then, {now.input.n_reports} now"
         raise ArchiveError(f"{folder}: was begun with other reports ({counts}); give --out a new folder")
@@ -134,8 +145,14 @@ class Archive:
 
     @classmethod
     @contextmanager
-    def opened(cls, folder: Path, run: RunFile, *, resume: bool) -> Iterator[Archive]:
+    def opened(
+        cls, folder: Path, run: RunFile, *, resume: bool, missing: Collection[str], retried: Collection[str] = ()
+    ) -> Iterator[Archive]:
         """Locks the folder, writes run.json where there is none yet and clears unfinished files.
+
+        Args:
+            missing: Names of the parts that are to be written; what lies there of them no longer counts as whole.
+            retried: Names of whole parts that are to be written again. With either, the summary of an earlier end is removed.
 
         Raises:
             ArchiveError: another process writes there, another run stands there, or the folder cannot be written.
@@ -150,19 +167,24 @@ class Archive:
             before = started_run(folder, resume=resume)  # again, now that nobody else can begin one
             if before is not None:
                 refuse_other_run(folder, before, run)
-            archive._make_ready(run)
+            archive._make_ready(run, missing, retried)
             yield archive
 
-    def _make_ready(self, run: RunFile) -> None:
+    def _make_ready(self, run: RunFile, missing: Collection[str], retried: Collection[str]) -> None:
         try:
             self.parts.mkdir(exist_ok=True)
             unfinished = [self.folder / f"{name}{TEMPORARY}" for name in (RUN_FILE, SUMMARY_FILE)]
-            for left in (*unfinished, *self.parts.glob(f"part-*{TEMPORARY}")):
+            if missing or retried:
+                unfinished.append(self.folder / SUMMARY_FILE)
+            for left in (*unfinished, *self.parts.glob(f"part-*{TEMPORARY}"), *map(self._checksum, missing)):
                 left.unlink(missing_ok=True)
             if not (self.folder / RUN_FILE).exists():
                 _write_whole(self.folder / RUN_FILE, (run.model_dump_json(indent=1) + "\n").encode())
         except OSError as error:
             raise ArchiveError(f"{self.folder}: cannot be written: {error.strerror}") from None
+
+    def _checksum(self, name: str) -> Path:
+        return _checksum_path(self.parts / f"{name}.jsonl")
 
     def write_part(self, name: str, records: bytes, *, n_records: int) -> None:
         """Raises ArchiveError when the disk refuses; the parts that stand stay whole."""
@@ -201,6 +223,16 @@ def part_problem(folder: Path, name: str) -> str | None:
     if recorded[3] != found:
         return f"{path.name} is damaged: its sha256 is {found[:12]}…, {recorded[3][:12]}… was written"
     return None
+
+
+def is_finished_part(folder: Path, name: str) -> bool:
+    """Whether a checksum file says that the part was written to its end; `part_problem` also compares the bytes."""
+    return _checksum_path(folder / PARTS / f"{name}.jsonl").exists()
+
+
+def is_finished_run(folder: Path) -> bool:
+    """Whether a start came to its end and nothing was begun since: the summary is written last and removed first."""
+    return (folder / SUMMARY_FILE).exists()
 
 
 def require_whole(folder: Path, name: str) -> None:

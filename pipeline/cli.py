@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.command_group import RadtagGroup
+from pipeline.timeline_cli import timeline
 
 if TYPE_CHECKING:
     from configs.contracts import TaggedReport
     from configs.schema import Task
     from pipeline.archive import RunFile
-    from pipeline.tagging import Summary
+    from pipeline.summary import Summary
 
 EXIT_SOME_ROWS_FAILED = 1
 EXIT_INTERRUPTED = 130
 SYSTEM_NAMES = "two-stage|encoder|llm|rules|published-rules"
-ENGINES = ("local",)
+ENGINE_NAMES = "local|ray"
+READ_NAMES = "generate|score"
 DEFAULT_SHOWN = 20
 
 app = typer.Typer(
@@ -64,12 +66,40 @@ def tag(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the records; new or empty, unless --resume.")],
     system: Annotated[str, typer.Option(metavar=SYSTEM_NAMES, help="Which stages read the reports.")] = "two-stage",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR; begins one where there is none.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Go on, and tag the failed reports again; the others keep their records.")
+    ] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="Only rows such as 'modality = CT', 'date >= 2020-01-01'; several must all hold."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many reports, the first ones that fit.")] = None,
     model: Annotated[Path | None, typer.Option(metavar="GGUF", help="Language model file; without it the packaged one.")] = None,
     encoder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Stage-1 weights; without it those of the task.")] = None,
     gpu_layers: Annotated[int, typer.Option(help="Layers of the language model on the GPU; -1 means all.")] = 0,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Adapter folder, or GGUF file of LoRA matrices; without it that of the task."),
+    ] = None,
+    no_adapter: Annotated[bool, typer.Option("--no-adapter", help="The language model as it is.")] = False,
+    read: Annotated[
+        str | None, typer.Option(metavar=READ_NAMES, help="The model writes its answer, or scores of letters are read.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server in place of a model in this process.")
+    ] = None,
+    server_model: Annotated[str | None, typer.Option(metavar="NAME", help="What the server calls its model.")] = None,
+    server_plain: Annotated[bool, typer.Option("--server-plain", help="Send the server standard fields only, no grammar.")] = False,
+    server_timeout: Annotated[float, typer.Option(help="Seconds that the server has for an answer.")] = 120.0,
+    http_concurrency: Annotated[int, typer.Option(min=1, help="Reports on their way to the server at once.")] = 1,
     grounding: Annotated[bool, typer.Option(help="Only values that the report mentions.")] = True,
-    engine: Annotated[str, typer.Option(metavar="|".join(ENGINES), help="What runs the chunks.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Processes; each loads its own stages.")] = 1,
+    engine: Annotated[str, typer.Option(metavar=ENGINE_NAMES, help="What runs the chunks; ray needs the extra 'ray'.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes or Ray actors; each loads its own stages.")] = 1,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A running Ray cluster, 'auto' or HOST:PORT; without it one is started here."),
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="GPUs that each Ray actor asks for; may be a share.")] = 0.0,
     threads: Annotated[
         int | None, typer.Option(min=1, envvar="RADTAG_THREADS", help="Threads a worker; without it the free cores, shared out.")
     ] = None,
@@ -80,6 +110,9 @@ def tag(
     encoding: Annotated[str, typer.Option(help="Of CSV and JSON Lines: utf-8, cp949, euc-kr, shift_jis, …")] = "utf-8",
     max_report_chars: Annotated[int, typer.Option(min=1, help="Longer reports are rejected, never cut.")] = 100_000,
     chunk_reports: Annotated[int | None, typer.Option(min=1, help="Reports a part file; without it 64.")] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Figures of the run in Prometheus text format, renewed every 10 s.")
+    ] = None,
 ) -> None:
     """Tag an archive.
 
@@ -89,22 +122,48 @@ def tag(
     from pipeline.progress import shown_progress
     from pipeline.settings import SettingsError, free_cores, settings
     from pipeline.sources import Columns
-    from pipeline.tagging import TagRequest, tag_archive
+    from pipeline.tagging import ENGINES, TagRequest, tag_archive
 
     if engine not in ENGINES:
         raise SettingsError(f"engine '{engine}' is not known{did_you_mean(engine, ENGINES)}")
+    if engine == "local" and (ray_address is not None or gpus_per_worker):
+        raise SettingsError("--ray-address and --gpus-per-worker go with --engine ray")
     checked = settings(
         task=task,
         system=system,
         encoder=encoder,
         model=model,
         gpu_layers=gpu_layers,
+        adapter=adapter,
+        no_adapter=no_adapter,
+        read=read,
+        server=server,
+        server_model=server_model,
+        server_plain=server_plain,
+        server_timeout_s=server_timeout,
+        http_concurrency=http_concurrency,
         grounding=grounding,
         max_report_chars=max_report_chars,
         threads=threads or max(1, free_cores() // workers),
     )
     columns = Columns(id_column, text_column, patient_column, date_column)
-    request = TagRequest(given, columns, checked, out, encoding, resume=resume, workers=workers, chunk_reports=chunk_reports)
+    request = TagRequest(
+        given,
+        columns,
+        checked,
+        out,
+        encoding,
+        resume=resume or retry_failed,
+        retry_failed=retry_failed,
+        workers=workers,
+        chunk_reports=chunk_reports,
+        where=tuple(where or ()),
+        limit=limit,
+        engine=engine,  # type: ignore[arg-type]  # checked against ENGINES above
+        ray_address=ray_address,
+        gpus_per_worker=gpus_per_worker,
+        metrics=metrics,
+    )
     try:
         with shown_progress(sys.stderr) as progress:
             summary = tag_archive(request, progress)
@@ -198,7 +257,7 @@ def export(
 def verify(folder: RunFolder, other_input: OtherInput = None) -> None:
     """Check that no record is missing or damaged.
 
-    Every input id must have exactly one record, and every part file must be whole.
+    Every input id must have exactly one record, and every part file must be whole. Exit code 1 when that is not so, or not yet.
     """
     from pipeline.verify import verify_run
 
@@ -206,7 +265,10 @@ def verify(folder: RunFolder, other_input: OtherInput = None) -> None:
     for problem in found.problems:
         typer.echo(f"radtag: {problem}", err=True)
     print(f"{found.n_records} records of {found.n_reports} reports in {found.n_parts} whole parts, {len(found.problems)} problems")
-    if found.problems:
+    if found.n_unfinished:
+        n_left = found.n_reports - found.n_records
+        print(f"not finished yet: {found.n_unfinished} parts, {n_left} reports; go on with 'radtag tag … --resume'")
+    if found.problems or found.n_unfinished:
         raise typer.Exit(1)
 
 
@@ -245,16 +307,32 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+app.command()(timeline)
+
+
 def _print_summary(summary: Summary, out: Path) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     rate = summary.reports_per_s
     print(f"{summary.n_reports} reports: {counts}{'' if rate is None else f' ({rate:.1f} reports/s)'}")
+    for line in _work_lines(summary):
+        print(line)
     folder = shlex.quote(str(out))
     print(f"records  {out / 'parts'}/part-*.jsonl")
     print(f"next     radtag show {folder} · radtag export {folder} --format csv --out FILE · radtag verify {folder}")
     for status in ("failed", "rejected"):
         if summary.counts[status]:
             print(f"{status:<9}radtag show {folder} --status {status}")
+
+
+def _work_lines(summary: Summary) -> Iterator[str]:
+    n_begun = summary.n_reports - summary.n_resumed
+    if n_begun:
+        spared = f", {n_begun - summary.n_read} needed none: a record of theirs or of the same text stood"
+        yield f"read     {summary.n_read} reports in this start{spared if n_begun > summary.n_read else ''}"
+    seconds = {**summary.step_seconds, **{f"stage {stage}": s for stage, s in summary.stage_seconds.items() if s > 0}}
+    yield "seconds  " + ", ".join(f"{s:.1f} {name.replace('_', ' ')}" for name, s in seconds.items())
+    if summary.tokens:
+        yield "tokens   " + ", ".join(f"{n_tokens} {kind}" for kind, n_tokens in summary.tokens.items())
 
 
 def _check_status(status: str | None) -> None:

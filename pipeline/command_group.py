@@ -22,11 +22,14 @@ USER_ERRORS = (
     ("configs.yaml_lines", "ConfigError"),
     ("stage1_encoder.encoder", "EncoderError"),
     ("stage2_relations.model_file", "ModelFileError"),
+    ("stage2_relations.combine", "CombineError"),
     ("pipeline.settings", "SettingsError"),
     ("pipeline.source_files", "SourceError"),
+    ("pipeline.row_filter", "RowFilterError"),
     ("pipeline.archive", "ArchiveError"),
     ("pipeline.records", "RecordError"),
     ("pipeline.sinks", "SinkError"),
+    ("pipeline.timeline", "TimelineError"),
 )
 RUN_ERRORS = (("pipeline.engine", "EngineError"), ("pipeline.run", "StageBugError"))
 

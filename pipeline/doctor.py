@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from configs.schema import ConfigError, known_tasks, load_task
-from pipeline.settings import encoder_hash, free_cores, radtag_version
+from pipeline.settings import encoder_hash, files_hash, free_cores, radtag_version
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "onnxruntime", "kiwipiepy", "spacy", "llama-cpp-python", "pyarrow", "duckdb")
 
@@ -51,6 +51,7 @@ def _task_checks(task_name: str) -> Iterator[Check]:
     except ImportError as error:
         yield Check(name, f"cannot be checked: {error}", ok=False)
         return
+    yield _adapter_check(task_name)
     folder = default_weights(task_name)
     try:
         encoder = Encoder.load(folder)
@@ -61,6 +62,15 @@ def _task_checks(task_name: str) -> Iterator[Check]:
         yield Check(name, f"{folder}: their keys are not those of the task file", ok=False)
     else:
         yield Check(name, f"{folder}, {encoder_hash(folder)[:12]}", ok=True)
+
+
+def _adapter_check(task_name: str) -> Check:
+    from stage2_relations.adapter_folder import adapter_parts, default_adapter
+
+    folder = default_adapter(task_name)
+    if folder is None:
+        return Check(f"adapter {task_name}", "none ships; the model is read by the answers that it writes")
+    return Check(f"adapter {task_name}", f"{folder}, {files_hash(folder, adapter_parts(folder))[:12]}", ok=True)
 
 
 def _model_checks() -> Iterator[Check]:

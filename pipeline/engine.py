@@ -8,15 +8,16 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Protocol
 
 from pipeline import run
 from pipeline.chunks import Chunk
+from pipeline.missing import MissingChunks
 from pipeline.records import record_line
 from pipeline.settings import Settings
 
@@ -29,20 +30,54 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TaggedChunk:
-    """A chunk's part: its records as JSON Lines, and the wall time its stages took."""
+    """A chunk's part: its records as JSON Lines, and what they took.
+
+    Attributes:
+        n_read: Reports that went through the stages; the others stood already.
+        stage_seconds: Wall time a stage.
+        tokens: Tokens by kind, of the stages that count them.
+    """
 
     name: str
     records: bytes
     n_records: int
+    n_read: int
     stage_seconds: Mapping[str, float]
+    tokens: Mapping[str, int]
 
 
 def tag_chunk(pipeline: run.Pipeline, chunk: Chunk) -> TaggedChunk:
     """The same bytes for the same chunk and pipeline, wherever and whenever."""
-    before = dict(pipeline.stage_seconds)
-    records = pipeline.tag(chunk.reports)
-    lines = "".join(f"{record_line(record)}\n" for record in records).encode()
-    return TaggedChunk(chunk.name, lines, len(records), {stage: s - before[stage] for stage, s in pipeline.stage_seconds.items()})
+    seconds, tokens = dict(pipeline.stage_seconds), token_counts(pipeline)
+    kept = chunk.kept or (None,) * len(chunk.reports)
+    records = pipeline.tag([report for report, line in zip(chunk.reports, kept, strict=True) if line is None])
+    tagged = map(record_line, records)
+    lines = b"".join((next(tagged).encode() if line is None else line) + b"\n" for line in kept)
+    return TaggedChunk(
+        chunk.name,
+        lines,
+        len(chunk.reports),
+        len(records),
+        {stage: s - seconds[stage] for stage, s in pipeline.stage_seconds.items()},
+        {kind: n - tokens.get(kind, 0) for kind, n in token_counts(pipeline).items()},
+    )
+
+
+def token_counts(pipeline: run.Pipeline) -> dict[str, int]:
+    """Tokens by kind since the pipeline was built, summed over the stages that have `token_counts`; empty where none counts."""
+    counts: dict[str, int] = {}
+    for stage in (pipeline.flagger, pipeline.mapper):
+        for kind, n_tokens in getattr(stage, "token_counts", {}).items():
+            counts[kind] = counts.get(kind, 0) + n_tokens
+    return counts
+
+
+class Engine(Protocol):
+    """Moves chunks to pipelines and parts back."""
+
+    def tag(self, chunks: MissingChunks) -> Iterator[TaggedChunk]:
+        """Parts in the order in which they are done; the caller writes each before it takes the next."""
+        ...
 
 
 class LocalEngine:
@@ -79,7 +114,7 @@ class LocalEngine:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop_workers()
 
-    def tag(self, chunks: Iterable[Chunk]) -> Iterator[TaggedChunk]:
+    def tag(self, chunks: MissingChunks) -> Iterator[TaggedChunk]:
         """Parts in the order in which they are done.
 
         Raises:
@@ -114,7 +149,7 @@ class LocalEngine:
                     if attempts[chunk.name] < ATTEMPTS:
                         again.append(chunk)
                     else:
-                        given_up = _given_up(chunk, worker.end())
+                        given_up = chunk_given_up(chunk, ATTEMPTS, f", lastly with {worker.end()}")
                 elif isinstance(done, TaggedChunk):
                     del attempts[done.name]
                     yield done
@@ -215,9 +250,10 @@ def _work(connection: Connection, settings: Settings, provenance: dict[str, str]
         return
 
 
-def _given_up(chunk: Chunk, end: str) -> EngineError:
-    first, last = chunk.reports[0].report_id, chunk.reports[-1].report_id
+def chunk_given_up(chunk: Chunk, n_attempts: int, last: str = "") -> EngineError:
+    """The error of a chunk that ended `n_attempts` processes; `last` says how the last one ended."""
+    reports = f"reports '{chunk.reports[0].report_id}' to '{chunk.reports[-1].report_id}'"
     return EngineError(
-        f"{chunk.name} (reports '{first}' to '{last}'): the process that tagged it ended {ATTEMPTS} times, lastly with {end}; "
+        f"{chunk.name} ({reports}): the process that tagged it ended {n_attempts} times{last}; "
         "all other parts written are whole, --resume tries again"
     )

@@ -37,6 +37,10 @@ class BarProgress:
         self._row = bar.add_task("tag", total=None, rate="reading the input")
         self._rate = _Rate()
 
+    def warn(self, warning: str) -> None:
+        """See pipeline.tagging.Progress."""
+        self._bar.console.print(f"radtag: {warning}", markup=False, highlight=False, soft_wrap=True)
+
     def begin(self, *, n_reports: int, n_done: int) -> None:
         """See pipeline.tagging.Progress."""
         self._rate = _Rate(n_reports=n_reports, n_done=n_done)
@@ -56,6 +60,10 @@ class LineProgress:
         self._every_s = every_s
         self._rate = _Rate()
         self._last = time.monotonic()
+
+    def warn(self, warning: str) -> None:
+        """See pipeline.tagging.Progress."""
+        self._write(warning)
 
     def begin(self, *, n_reports: int, n_done: int) -> None:
         """See pipeline.tagging.Progress."""

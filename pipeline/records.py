@@ -16,6 +16,7 @@ STATUSES: tuple[str, ...] = get_args(Status)
 CONFIDENCE_DIGITS = 4
 
 _RECORD_FIELDS = ("report_id", "task", "status", "entities", "relations", "hints", "problem", "provenance")
+_OPTIONAL_FIELDS = ("patient_id", "study_date")  # a JSON line has them only where the input did; Parquet has both columns
 _ENTITY_FIELDS = ("key", "present", "confidence", "spans")
 _RELATION_FIELDS = ("subject", "value", "confidence", "subject_span", "value_span")
 
@@ -28,7 +29,7 @@ def record_object(record: TaggedReport) -> dict[str, Any]:
     """The record as JSON types, keys in their fixed order, confidences rounded to four digits."""
     entities = record.entities
     relations = record.relations
-    return {
+    found = {
         "report_id": record.report_id,
         "task": record.task,
         "status": record.status,
@@ -38,6 +39,7 @@ def record_object(record: TaggedReport) -> dict[str, Any]:
         "problem": record.problem,
         "provenance": dict(record.provenance),
     }
+    return found | {name: known for name in _OPTIONAL_FIELDS if (known := getattr(record, name)) is not None}
 
 
 def record_line(record: TaggedReport) -> str:
@@ -57,7 +59,7 @@ def record_from_line(line: str | bytes, *, where: str) -> TaggedReport:
 def record_from_object(found: object, *, where: str) -> TaggedReport:
     """The record of one JSON object or Parquet row, checked. Raises RecordError."""
     reader = _Reader(where)
-    row = reader.fields(found, _RECORD_FIELDS, "record")
+    row = reader.fields(found, _RECORD_FIELDS, "record", optional=_OPTIONAL_FIELDS)
     status = reader.text(row["status"], "status")
     if status not in STATUSES:
         raise reader.wrong("status", status, "one of " + ", ".join(STATUSES))
@@ -85,6 +87,8 @@ def record_from_object(found: object, *, where: str) -> TaggedReport:
         hints=None if hints is None else tuple(reader.text(hint, "hints") for hint in reader.items(hints, "hints")),
         problem=problem,
         provenance=dict(provenance),
+        patient_id=reader.text_or_none(row.get("patient_id"), "patient_id"),
+        study_date=reader.text_or_none(row.get("study_date"), "study_date"),
     )
 
 
@@ -129,6 +133,8 @@ def record_schema() -> pa.Schema:
             pa.field("hints", pa.list_(pa.string())),
             pa.field("problem", pa.string()),
             pa.field("provenance", pa.struct([("fingerprint", pa.string())])),
+            pa.field("patient_id", pa.string()),
+            pa.field("study_date", pa.string()),
         ]
     )
 
@@ -204,13 +210,13 @@ class _Reader:
         kind = repr(found) if found is None or isinstance(found, (bool, int, float)) else type(found).__name__
         return RecordError(f"{self.where}: '{name}' is {kind}; expected {expected}")
 
-    def fields(self, found: object, names: tuple[str, ...], what: str) -> Mapping[str, Any]:
+    def fields(self, found: object, names: tuple[str, ...], what: str, *, optional: tuple[str, ...] = ()) -> Mapping[str, Any]:
         if not isinstance(found, Mapping):
             raise RecordError(f"{self.where}: {what} is {type(found).__name__}; an object is expected")
         for name in names:
             if name not in found:
                 raise RecordError(f"{self.where}: {what} has no '{name}'")
-        unknown = [name for name in found if name not in names]
+        unknown = [name for name in found if name not in names and name not in optional]
         if unknown:
             raise RecordError(f"{self.where}: {what} has a field '{unknown[0]}' that is not known")
         return found

@@ -96,11 +96,11 @@ class Pipeline:
         return [flag if isinstance(flag, Unread) else next(read) for flag in flags]
 
     def _refused(self, report: Report, problem: str) -> TaggedReport:
-        return TaggedReport(report.report_id, self.task.name, "rejected", None, None, None, problem, self.provenance)
+        return self._tagged(report, "rejected", None, None, problem)
 
     def _record(self, report: Report, text: StageText, hints: tuple[str, ...] | None, reading: Reading | Unread) -> TaggedReport:
         if isinstance(reading, Unread):
-            return TaggedReport(report.report_id, self.task.name, "failed", None, None, hints, reading.problem, self.provenance)
+            return self._tagged(report, "failed", None, hints, reading.problem)
         entities = tuple(replace(e, spans=tuple(text.as_given(span) for span in e.spans)) for e in reading.entities)
         relations = tuple(
             replace(
@@ -111,7 +111,14 @@ class Pipeline:
             for relation in reading.relations
         )
         status: Status = "ok" if any(finding.present for finding in entities) else "no_findings"
-        return TaggedReport(report.report_id, self.task.name, status, entities, relations, hints, None, self.provenance)
+        return self._tagged(report, status, Reading(entities, relations), hints, None)
+
+    def _tagged(
+        self, report: Report, status: Status, reading: Reading | None, hints: tuple[str, ...] | None, problem: str | None
+    ) -> TaggedReport:
+        entities, relations = (None, None) if reading is None else (reading.entities, reading.relations)
+        about = (report.patient_id, report.study_date)
+        return TaggedReport(report.report_id, self.task.name, status, entities, relations, hints, problem, self.provenance, *about)
 
 
 def build_pipeline(filled: Settings, provenance: Mapping[str, str]) -> Pipeline:
@@ -127,29 +134,55 @@ def build_pipeline(filled: Settings, provenance: Mapping[str, str]) -> Pipeline:
             raise ValueError("settings without encoder weights: call with_files first")
         from stage1_encoder.encoder import Encoder
 
-        encoder = Encoder.load(filled.encoder, threads=filled.threads)
-        if tuple(encoder.keys) != task.keys:
-            raise SettingsError(
-                f"{filled.encoder}: weights of task '{encoder.task_name}'; their keys are not those of task '{task.name}'"
-            )
-        flagger = encoder
+        flagger = Encoder.load(filled.encoder, task=task, threads=filled.threads)
     return Pipeline(task, flagger, _mapper(task, filled), provenance, max_report_chars=filled.max_report_chars)
 
 
 def _mapper(task: Task, filled: Settings) -> RelationMapper | None:
     if filled.needs_model:
-        if filled.model is None:
-            raise ValueError("settings without a model file: call with_files first")
-        from stage2_relations.llama_cpp import LlamaCppModel
-        from stage2_relations.relate import LanguageModelMapper
-
-        model = LlamaCppModel.load(filled.model, gpu_layers=filled.gpu_layers, threads=filled.threads)
-        return LanguageModelMapper(task, model, grounding=filled.grounding)
+        return _server_mapper(task, filled) if filled.server is not None else _model_mapper(task, filled)
     if filled.system == "encoder":
         return None
     from stage2_relations.rules import CarefulRules, PublishedRules
 
     return CarefulRules(task) if filled.system == "rules" else PublishedRules(task)
+
+
+def _model_mapper(task: Task, filled: Settings) -> RelationMapper:
+    if filled.model is None:
+        raise ValueError("settings without a model file: call with_files first")
+    from stage2_relations.adapter_folder import adapter_file
+    from stage2_relations.llama_cpp import LlamaCppModel
+    from stage2_relations.relate import LanguageModelMapper
+
+    adapter = None if filled.adapter is None else adapter_file(filled.adapter)
+    model = LlamaCppModel.load(filled.model, gpu_layers=filled.gpu_layers, threads=filled.threads, adapter=adapter)
+    if filled.read == "score":
+        from stage2_relations.combine import COMBINE_FILE, load_combination
+        from stage2_relations.score import BranchMapper
+
+        if filled.adapter is None or not filled.adapter.is_dir():
+            raise SettingsError(f"--read score needs --adapter FOLDER with {COMBINE_FILE}, which 'radtag train combine' writes")
+        return BranchMapper(task, model, load_combination(filled.adapter / COMBINE_FILE), grounding=filled.grounding)
+    return LanguageModelMapper(task, model, grounding=filled.grounding)
+
+
+def _server_mapper(task: Task, filled: Settings) -> RelationMapper:
+    if filled.server is None or filled.server_model is None:
+        raise ValueError("settings without a server: pipeline.settings.settings checks them")
+    from stage2_relations.concurrent import ConcurrentMapper
+    from stage2_relations.openai_http import OpenAIHttpModel
+    from stage2_relations.relate import LanguageModelMapper
+
+    model = OpenAIHttpModel(
+        filled.server,
+        filled.server_model,
+        timeout_s=filled.server_timeout_s,
+        connections=filled.http_concurrency,
+        plain=filled.server_plain,
+    )
+    mapper = LanguageModelMapper(task, model, grounding=filled.grounding)
+    return mapper if filled.http_concurrency == 1 else ConcurrentMapper(mapper, n_at_once=filled.http_concurrency)
 
 
 def _encoder_reading(task: Task, report: Report, flags: EntityFlags | Unread | None) -> Reading | Unread:

@@ -37,6 +37,8 @@ CSV_COLUMNS = (
     "hints",
     "problem",
     "fingerprint",
+    "patient_id",
+    "study_date",
 )
 
 
@@ -102,6 +104,8 @@ def csv_rows(record: TaggedReport) -> list[list[object]]:
         None if record.hints is None else " ".join(record.hints),
         record.problem,
         record.provenance.get("fingerprint"),
+        record.patient_id,
+        record.study_date,
     ]
     present = {finding.key: finding for finding in record.entities or () if finding.present}
     rows: list[list[object]] = []

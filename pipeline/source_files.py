@@ -32,30 +32,42 @@ class SourceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Column names. `patient_id` and `study_date` None means: the default name where the input has it, else nothing."""
+    """Column names. `patient_id` and `study_date` None means: the default name where the input has it, else nothing.
+
+    `others` are columns that `--where` looks at.
+    """
 
     report_id: str = "report_id"
     text: str = "text"
     patient_id: str | None = None
     study_date: str | None = None
+    others: tuple[str, ...] = ()
 
-    def named(self, known: list[str], where: str) -> tuple[str, str, str | None, str | None]:
-        """The four columns of an input that has the columns `known`. Raises SourceError with the nearest name and the option."""
+    def named(self, known: list[str], where: str) -> tuple[str | None, ...]:
+        """The four columns, and the others, of an input that has the columns `known`.
+
+        Raises:
+            SourceError: one is not there; with the nearest name and the option.
+        """
         for name, option in (
             (self.report_id, "--id-column"),
             (self.text, "--text-column"),
             (self.patient_id, "--patient-column"),
             (self.study_date, "--date-column"),
+            *((name, "--where") for name in self.others),
         ):
             if name is not None and name not in known:
                 raise SourceError(f"{where}: has no column '{name}'{did_you_mean(name, known)} (set it with {option})")
         patient = self.patient_id or ("patient_id" if "patient_id" in known else None)
-        return self.report_id, self.text, patient, self.study_date or ("date" if "date" in known else None)
+        return self.report_id, self.text, patient, self.study_date or ("date" if "date" in known else None), *self.others
 
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """A row as read. `where` is its file and row or line; `problem` is set when the row has no text that could be trusted."""
+    """A row as read. `where` is its file and row or line; `problem` is set when the row has no text that could be trusted.
+
+    `others` are the cells of `Columns.others`.
+    """
 
     where: str
     report_id: object
@@ -63,6 +75,7 @@ class RawRow:
     patient_id: object = None
     study_date: object = None
     problem: str | None = None
+    others: tuple[object, ...] = ()
 
 
 def known_encoding(name: str) -> str:
@@ -130,7 +143,7 @@ def _csv_rows(path: Path, columns: Columns, encoding: str) -> Iterator[RawRow]:
 
 
 def _places(header: list[str], columns: Columns, path: Path, encoding: str) -> list[int | None]:
-    """Where the four columns stand in a CSV header; None for one that the input does not have."""
+    """Where the columns stand in a CSV header; None for one that the input does not have."""
     if any(undecoded(name) is not None for name in header):
         raise SourceError(f"{path}: header is not {encoding.upper()} (set the file's own with --encoding)")
     names = columns.named(header, str(path))
@@ -148,15 +161,17 @@ def undecoded(text: str) -> int | None:
 
 
 def _csv_row(where: str, fields: list[str], places: list[int | None], *, n_columns: int) -> RawRow:
-    report_id, text, patient_id, study_date = [fields[p] if p is not None and p < len(fields) else None for p in places]
+    cells = [fields[p] if p is not None and p < len(fields) else None for p in places]
     problem = None
     if len(fields) != n_columns:
         problem = f"row has {len(fields)} fields, the header {n_columns} (a comma or quote inside a text that is not quoted?)"
-    return RawRow(where, report_id, text, patient_id, study_date, problem)
+    report_id, text, patient_id, study_date, *others = cells
+    return RawRow(where, report_id, text, patient_id, study_date, problem, tuple(others))
 
 
 def _json_rows(path: Path, columns: Columns, encoding: str) -> Iterator[RawRow]:
-    not_seen = {columns.text: "--text-column", columns.patient_id: "--patient-column", columns.study_date: "--date-column"}
+    not_seen: dict[str | None, str] = dict.fromkeys(columns.others, "--where")
+    not_seen |= {columns.text: "--text-column", columns.patient_id: "--patient-column", columns.study_date: "--date-column"}
     not_seen.pop(None, None)
     first_keys = None
     with _opened(path) as lines:
@@ -182,6 +197,7 @@ def _json_rows(path: Path, columns: Columns, encoding: str) -> Iterator[RawRow]:
                 found.get(columns.patient_id or "patient_id"),
                 found.get(columns.study_date or "date"),
                 None if columns.text in found else f"row has no '{columns.text}'",
+                tuple(found.get(name) for name in columns.others),
             )
     for missing, option in not_seen.items():
         if first_keys is not None and missing is not None:
@@ -212,12 +228,13 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[RawRow]:
             for name in names:
                 if name is not None and known.count(name) > 1:
                     raise SourceError(f"{path}: column '{name}' stands twice")
-            wanted = [name for name in names if name is not None]
+            wanted = list(dict.fromkeys(name for name in names if name is not None))
             for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=wanted):
                 values = [[None] * batch.num_rows if name is None else _python_values(batch.column(name)) for name in names]
                 for row in zip(*values, strict=True):
                     number += 1
-                    yield RawRow(f"{path}: row {number}", *row)
+                    report_id, text, patient_id, study_date, *others = row
+                    yield RawRow(f"{path}: row {number}", report_id, text, patient_id, study_date, None, tuple(others))
     except pa.ArrowException as error:
         raise SourceError(f"{path}: cannot be read as Parquet ({type(error).__name__})") from None
 

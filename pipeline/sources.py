@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from configs.contracts import Report
 from configs.yaml_lines import did_you_mean
+from pipeline.row_filter import RowFilter, RowFilterError, cell_text
 from pipeline.source_files import DEFAULT_ENCODING, EXTENSIONS, Columns, RawRow, SourceError, read_rows, undecoded
 from pipeline.text_as_given import UnusableRow
 
@@ -23,12 +24,17 @@ MAX_ID_CHARS = 256  # ids stand in messages and records; a longer one is a text 
 class FileSource:
     """Reports of some files, in the order of the files. A row whose text cannot be used comes as UnusableRow.
 
-    `encoding` is that of CSV and JSON Lines files, one of `pipeline.source_files.ENCODINGS`.
+    Attributes:
+        encoding: Of CSV and JSON Lines files, one of `pipeline.source_files.ENCODINGS`.
+        where: Only rows that fit, and rows whose cells cannot be trusted: those are rejected, not passed over.
+        limit: Only so many reports, the first ones that fit; None means all.
     """
 
     files: tuple[Path, ...]
     columns: Columns
     encoding: str = DEFAULT_ENCODING
+    where: RowFilter = field(default_factory=RowFilter)
+    limit: int | None = None
 
     def reports(self) -> Iterator[Report]:
         """Raises SourceError for a file or an id that cannot be used; the message has file and row or line."""
@@ -37,13 +43,24 @@ class FileSource:
             n_rows += 1
             yield _report(row, self.encoding)
         if n_rows == 0:
-            raise SourceError(_no_rows(self.files))
+            none_fits = self.where.conditions and next(self._all_rows(), None) is not None
+            raise SourceError(f"{self.files[0]}: no row fits --where" if none_fits else _no_rows(self.files))
 
     def rows(self) -> Iterator[tuple[Path, RawRow]]:
-        """The rows as read, with their file; ids are not checked."""
+        """The rows to tag as read, with their file; ids are not checked."""
+        return islice((found for found in self._all_rows() if self._fits(found[1])), self.limit)
+
+    def _all_rows(self) -> Iterator[tuple[Path, RawRow]]:
+        columns = replace(self.columns, others=self.where.columns)
         for path in self.files:
-            for row in read_rows(path, self.columns, encoding=self.encoding):
+            for row in read_rows(path, columns, encoding=self.encoding):
                 yield path, row
+
+    def _fits(self, row: RawRow) -> bool:
+        try:
+            return row.problem is not None or self.where.fits(row.others)
+        except RowFilterError as error:
+            raise SourceError(f"{row.where}: {error}") from None
 
 
 def find_files(given: str) -> tuple[Path, ...]:
@@ -120,17 +137,20 @@ def _no_rows(files: Iterable[Path]) -> str:
 
 def _report(row: RawRow, encoding: str) -> Report:
     report_id = _report_id(row, encoding)
-    patient_id = _optional_text(row.patient_id)
-    study_date = _optional_text(row.study_date)
-    if row.problem is not None:
-        return UnusableRow(report_id, "", patient_id, study_date, row.problem)
-    if not isinstance(row.text, str):
-        found = "null" if row.text is None else f"a {type(row.text).__name__}"
-        return UnusableRow(report_id, "", patient_id, study_date, f"text is {found}; a string is expected")
-    if encoding != DEFAULT_ENCODING and (place := undecoded(row.text)) is not None:
-        problem = f"text is not {encoding.upper()} at character {place}"
+    patient_id, patient_problem = _about(row.patient_id, "patient id", encoding)
+    study_date, date_problem = _about(row.study_date, "date", encoding)
+    problem = row.problem or _text_problem(row.text, encoding) or patient_problem or date_problem
+    if problem is not None:
         return UnusableRow(report_id, "", patient_id, study_date, problem)
-    return Report(report_id, row.text, patient_id, study_date)
+    return Report(report_id, str(row.text), patient_id, study_date)
+
+
+def _text_problem(text: object, encoding: str) -> str | None:
+    if not isinstance(text, str):
+        return f"text is {'null' if text is None else f'a {type(text).__name__}'}; a string is expected"
+    if encoding != DEFAULT_ENCODING and (place := undecoded(text)) is not None:
+        return f"text is not {encoding.upper()} at character {place}"
+    return None
 
 
 def _report_id(row: RawRow, encoding: str) -> str:
@@ -153,7 +173,19 @@ def _report_id(row: RawRow, encoding: str) -> str:
     return found
 
 
-def _optional_text(found: object) -> str | None:
-    if found is None or found == "":
-        return None
-    return found.isoformat() if isinstance(found, date) else str(found)
+def _about(found: object, name: str, encoding: str) -> tuple[str | None, str | None]:
+    """A patient id or a study date as the input wrote it, and why it cannot be used; None twice when the input has none."""
+    try:
+        text = cell_text(found, name)
+    except RowFilterError:
+        return None, f"{name} is a {type(found).__name__}; a text, a number or a date is expected"
+    if text is None:
+        return None, None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return None, f"{name} is not {encoding.upper()}"
+    if len(text) > MAX_ID_CHARS or len(text.splitlines()) > 1:
+        found_chars = f"{len(text)} characters in {len(text.splitlines())} lines"
+        return None, f"{name} has {found_chars}; one line of at most {MAX_ID_CHARS} is expected"
+    return text, None

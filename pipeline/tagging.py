@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol, get_args
 
 from pipeline.archive import (
     Archive,
@@ -21,20 +20,35 @@ from pipeline.archive import (
     refuse_other_run,
     started_run,
 )
-from pipeline.chunks import DEFAULT_CHUNK_REPORTS, Chunk, Plan, chunks, plan
-from pipeline.engine import LocalEngine
-from pipeline.records import STATUSES
-from pipeline.settings import Settings, fingerprint, provenance_parts, with_files
+from pipeline.chunks import DEFAULT_CHUNK_REPORTS, Plan, plan
+from pipeline.engine import Engine, LocalEngine
+from pipeline.metrics import metrics_problem, write_metrics
+from pipeline.missing import FAILED, MissingChunks
+from pipeline.row_filter import row_filter
+from pipeline.settings import PLACE_SETTINGS, Settings, SettingsError, fingerprint, provenance_parts, with_files
 from pipeline.source_files import DEFAULT_ENCODING, known_encoding
-from pipeline.sources import Columns, FileSource, SourceError, find_files
+from pipeline.sources import Columns, FileSource, find_files
+from pipeline.summary import Summary
 
-# Where a machine or a person decides, not the result: not written into run.json.
-PLACE_SETTINGS = {"threads", "gpu_layers"}
+METRICS_EVERY_S = 10.0
+EngineName = Literal["local", "ray"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
 
 
 @dataclass(frozen=True, slots=True)
 class TagRequest:
-    """What `radtag tag` was asked. `chunk_reports` None means: as the run began, else the default."""
+    """What `radtag tag` was asked.
+
+    Attributes:
+        retry_failed: Tags the failed reports of whole parts again; needs `resume`.
+        chunk_reports: None means: as the run began, else the default.
+        where: Conditions of `pipeline.row_filter`, all of which must hold.
+        limit: Only so many reports, the first that fit; None means all.
+        ray_address: Of a Ray cluster that runs already; None means one on this machine for this run.
+        gpus_per_worker: What each Ray actor asks of its cluster.
+        metrics: File for the figures in Prometheus text format; None means none.
+        tag_once: Whether a text that stood before is taken over; changes no record.
+    """
 
     given: str
     columns: Columns
@@ -42,8 +56,16 @@ class TagRequest:
     out: Path
     encoding: str = DEFAULT_ENCODING
     resume: bool = False
+    retry_failed: bool = False
     workers: int = 1
     chunk_reports: int | None = None
+    where: tuple[str, ...] = ()
+    limit: int | None = None
+    engine: EngineName = "local"
+    ray_address: str | None = None
+    gpus_per_worker: float = 0.0
+    metrics: Path | None = None
+    tag_once: bool = True
 
 
 class Progress(Protocol):
@@ -57,108 +79,129 @@ class Progress(Protocol):
         """After every part that is written."""
         ...
 
-
-@dataclass(slots=True)
-class Summary:
-    """How a run ended: the counts are of the whole run, the times of this start alone.
-
-    `seconds` is everything, `tagging_seconds` without the check of the input and the loading of the stages.
-    """
-
-    n_reports: int
-    n_resumed: int
-    counts: dict[str, int]
-    seconds: float = 0.0
-    tagging_seconds: float = 0.0
-    stage_seconds: dict[str, float] = field(default_factory=dict)
-    fingerprint: str = ""
-
-    @property
-    def reports_per_s(self) -> float | None:
-        """None when nothing was tagged."""
-        tagged = self.n_reports - self.n_resumed
-        return tagged / self.tagging_seconds if tagged and self.tagging_seconds > 0 else None
-
-    def as_object(self) -> dict[str, Any]:
-        """summary.json."""
-        rate = self.reports_per_s
-        return {
-            "n_reports": self.n_reports,
-            "counts": self.counts,
-            "n_resumed": self.n_resumed,
-            "seconds": round(self.seconds, 3),
-            "tagging_seconds": round(self.tagging_seconds, 3),
-            "reports_per_s": None if rate is None else round(rate, 3),
-            "stage_seconds": {stage: round(s, 3) for stage, s in self.stage_seconds.items()},
-            "peak_memory_mib": peak_memory_mib(),
-            "fingerprint": self.fingerprint,
-        }
+    def warn(self, warning: str) -> None:
+        """What was asked for and cannot be had; before `begin`."""
+        ...
 
 
 def tag_archive(request: TagRequest, progress: Progress) -> Summary:
     """Writes every part that is not whole yet, and the summary; nothing before all input was checked and the stages are loaded.
 
     Raises:
-        SourceError, ArchiveError, SettingsError, ConfigError, EncoderError, ModelFileError, EngineError, StageBugError
+        SourceError, RowFilterError, ArchiveError, SettingsError, ConfigError, EncoderError, ModelFileError, EngineError,
+        StageBugError, SinkError
     """
     begin = time.perf_counter()
     before = started_run(request.out, resume=request.resume)
     chunk_reports = _chunk_reports(request, before)
-    _refuse_out_in_input(request)
-    source = FileSource(find_files(request.given), request.columns, known_encoding(request.encoding))
+    _refuse_places(request)
+    source = FileSource(
+        find_files(request.given), request.columns, known_encoding(request.encoding), row_filter(request.where), request.limit
+    )
     filled = with_files(request.settings)
     parts = provenance_parts(filled)
     whole_plan = plan(source, chunk_reports=chunk_reports)
     run = _run_file(request, source, parts, whole_plan, chunk_reports)
     if before is not None:
         refuse_other_run(request.out, before, run)
-    done = _whole_parts(request.out, whole_plan)
-    sizes = _sizes(whole_plan, chunk_reports)
-    summary = Summary(
-        n_reports=whole_plan.n_reports,
-        n_resumed=sum(sizes[name] for name in done),
-        counts=dict.fromkeys(STATUSES, 0),
-        fingerprint=run.fingerprint,
+    whole = _whole_parts(request.out, whole_plan)
+    retried = frozenset(name for name in whole if request.retry_failed and FAILED in part_bytes(request.out, name))
+    missing = MissingChunks(
+        source, whole_plan, chunk_reports, request.out, whole - retried, retried=retried, tag_once=request.tag_once
     )
-    for name in done:
-        _add_counts(summary.counts, part_bytes(request.out, name))
-    if len(done) == len(whole_plan.names):
-        with Archive.opened(request.out, run, resume=request.resume) as archive:
-            progress.begin(n_reports=summary.n_reports, n_done=summary.n_resumed)
-            return _summed_up(archive, summary, begin)
-    with (
-        LocalEngine(filled, {"fingerprint": run.fingerprint}, workers=request.workers) as engine,
-        Archive.opened(request.out, run, resume=request.resume) as archive,
-    ):
+    summary = _begun(missing, run)
+    summary.warnings.extend(_without_effect(request, filled))
+    summary.step_seconds["check_input"] = time.perf_counter() - begin
+    unwritten = set(whole_plan.names) - whole
+    with ExitStack() as stack:
+        engine: Engine | None = None
+        if len(missing.done) < len(whole_plan.names):
+            with summary.step("load"):
+                engine = stack.enter_context(_engine(request, filled, run.fingerprint))
+        archive = stack.enter_context(Archive.opened(request.out, run, resume=request.resume, missing=unwritten, retried=retried))
+        for warning in summary.warnings:
+            progress.warn(warning)
         progress.begin(n_reports=summary.n_reports, n_done=summary.n_resumed)
-        ready = time.perf_counter()
-        for part in engine.tag(_missing(source, whole_plan, done, chunk_reports)):
+        if engine is not None:
+            with summary.step("tag"):
+                _tag_missing(request, engine, missing, archive, summary, progress, begin)
+        summary.finished = True
+        summary.seconds = time.perf_counter() - begin
+        archive.write_summary(summary.as_object())
+        if request.metrics is not None:
+            write_metrics(request.metrics, summary.as_object())
+        return summary
+
+
+def _tag_missing(
+    request: TagRequest,
+    engine: Engine,
+    missing: MissingChunks,
+    archive: Archive,
+    summary: Summary,
+    progress: Progress,
+    begin: float,
+) -> None:
+    last = time.monotonic()
+    for part in engine.tag(missing):
+        with summary.step("write"):
             archive.write_part(part.name, part.records, n_records=part.n_records)
-            _add_counts(summary.counts, part.records)
-            for stage, s in part.stage_seconds.items():
-                summary.stage_seconds[stage] = summary.stage_seconds.get(stage, 0.0) + s
-            progress.advance(part.n_records)
-        summary.tagging_seconds = time.perf_counter() - ready
-        return _summed_up(archive, summary, begin)
+        summary.add_records(part.records)
+        summary.add_work(n_read=part.n_read, stage_seconds=part.stage_seconds, tokens=part.tokens)
+        progress.advance(part.n_records)
+        if request.metrics is not None and time.monotonic() - last >= METRICS_EVERY_S:
+            last = time.monotonic()
+            summary.seconds = time.perf_counter() - begin
+            write_metrics(request.metrics, summary.as_object())
 
 
-def peak_memory_mib() -> int:
-    """Of this process, or of its largest finished child when that had more."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // unit
+def _engine(request: TagRequest, filled: Settings, run_fingerprint: str) -> AbstractContextManager[Engine]:
+    provenance = {"fingerprint": run_fingerprint}
+    if request.engine == "local":
+        return LocalEngine(filled, provenance, workers=request.workers)
+    from pipeline.ray_engine import RayEngine
+
+    return RayEngine(
+        filled, provenance, workers=request.workers, address=request.ray_address, gpus_per_worker=request.gpus_per_worker
+    )
 
 
-def _summed_up(archive: Archive, summary: Summary, begin: float) -> Summary:
-    summary.seconds = time.perf_counter() - begin
-    archive.write_summary(summary.as_object())
+def _begun(missing: MissingChunks, run: RunFile) -> Summary:
+    """Counts what stands already. Parts that are only retried do not: they are counted when they are written."""
+    sizes = _sizes(missing.plan, missing.chunk_reports)
+    summary = Summary(
+        task=run.provenance["task"],
+        system=run.provenance["system"],
+        fingerprint=run.fingerprint,
+        n_reports=missing.plan.n_reports,
+        n_resumed=sum(sizes[name] for name in missing.done),
+        n_repeated=len(missing.plan.repeats),
+    )
+    for name in missing.done:
+        summary.add_records(part_bytes(missing.folder, name))
     return summary
 
 
-def _refuse_out_in_input(request: TagRequest) -> None:
-    """The records would be input of the next start."""
+def _without_effect(request: TagRequest, filled: Settings) -> Iterator[str]:
+    """What was asked for in vain. On Ray the nodes' llama.cpp counts, which may differ from the one here."""
+    if request.engine == "local" and filled.gpu_layers != 0 and filled.model is not None and not _offloads():
+        no_effect = f"--gpu-layers {filled.gpu_layers} has no effect"
+        yield f"{no_effect}: llama.cpp is built without GPU offload, the model runs on the processor"
+
+
+def _offloads() -> bool:
+    import llama_cpp
+
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def _refuse_places(request: TagRequest) -> None:
+    """Records inside the input would be input of the next start; a metrics file that cannot be written is told at the beginning."""
     given, out = Path(request.given).resolve(), request.out.resolve()
     if out.is_relative_to(given) and given.is_dir():
         raise ArchiveError(f"{request.out}: lies inside the input folder {request.given}; give --out a folder beside it")
+    if request.metrics is not None and (problem := metrics_problem(request.metrics)) is not None:
+        raise SettingsError(f"--metrics {problem}")
 
 
 def _chunk_reports(request: TagRequest, before: RunFile | None) -> int:
@@ -186,38 +229,21 @@ def _run_file(request: TagRequest, source: FileSource, parts: dict[str, str], wh
             encoding=source.encoding,
             n_reports=whole_plan.n_reports,
             content_hash=whole_plan.content_hash,
+            where=request.where,
+            limit=request.limit,
         ),
     )
 
 
-def _whole_parts(folder: Path, whole_plan: Plan) -> list[str]:
+def _whole_parts(folder: Path, whole_plan: Plan) -> frozenset[str]:
     known = set(whole_plan.names)
     strange = [name for name in part_names(folder) if name not in known]
     if strange:
         raise ArchiveError(f"{folder}: holds {strange[0]}, which is no part of this input; give --out a new folder")
-    return [name for name in whole_plan.names if part_problem(folder, name) is None]
+    return frozenset(name for name in whole_plan.names if part_problem(folder, name) is None)
 
 
 def _sizes(whole_plan: Plan, chunk_reports: int) -> dict[str, int]:
     last = len(whole_plan.names) - 1
     rest = whole_plan.n_reports - chunk_reports * last
     return {name: rest if index == last else chunk_reports for index, name in enumerate(whole_plan.names)}
-
-
-def _missing(source: FileSource, whole_plan: Plan, done: list[str], chunk_reports: int) -> Iterator[Chunk]:
-    skip = set(done)
-    n_chunks = 0
-    for chunk in chunks(source, chunk_reports=chunk_reports):
-        if n_chunks == len(whole_plan.names) or chunk.name != whole_plan.names[n_chunks]:
-            raise SourceError(f"{source.files[0]}: input changed while it was tagged; begin again with a new --out")
-        n_chunks += 1
-        if chunk.name not in skip:
-            yield chunk
-    if n_chunks < len(whole_plan.names):
-        raise SourceError(f"{source.files[0]}: input became shorter while it was tagged; begin again with a new --out")
-
-
-def _add_counts(counts: dict[str, int], records: bytes) -> None:
-    """Counted in the bytes, which spares parsing: quotes inside an id are escaped, so each pattern is the field itself."""
-    for status in STATUSES:
-        counts[status] += records.count(f'"status":"{status}"'.encode())

@@ -1,4 +1,7 @@
-"""Checks a run directory against its input: every id exactly once, every part whole, every record of this run."""
+"""Checks a run directory against its input: every id exactly once, every part whole, every record of this run.
+
+A part that a stopped run never finished is no problem, it is not there yet; in a run that came to its end it is one.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.archive import RunFile, part_bytes, part_names, part_problem, read_run
+from pipeline.archive import RunFile, is_finished_part, is_finished_run, part_bytes, part_names, part_problem, read_run
 from pipeline.chunks import chunks
 from pipeline.records import RecordError, record_from_line
+from pipeline.row_filter import row_filter
 from pipeline.sources import Columns, FileSource, SourceError, find_files
 
 
 @dataclass(slots=True)
 class Verification:
-    """What was found. `problems` is empty when the run is complete and whole."""
+    """What was found. The run is complete and whole when there are neither `problems` nor unfinished parts."""
 
     n_reports: int = 0
     n_records: int = 0
     n_parts: int = 0
+    n_unfinished: int = 0
     problems: list[str] = field(default_factory=list)
 
 
 def run_source(run: RunFile, given: str | None = None) -> FileSource:
     """The input of a run, or another place of the same input. Raises SourceError when it cannot be found."""
     columns = Columns(run.input.report_id_column, run.input.text_column, run.input.patient_column, run.input.date_column)
-    return FileSource(find_files(given or run.input.given), columns, run.input.encoding)
+    files = find_files(given or run.input.given)
+    return FileSource(files, columns, run.input.encoding, row_filter(run.input.where), run.input.limit)
 
 
 def verify_run(folder: Path, *, given: str | None = None) -> Verification:
@@ -48,12 +54,15 @@ def verify_run(folder: Path, *, given: str | None = None) -> Verification:
         found.problems.extend(f"{name} is no part of this input" for name in lying if name not in expected)
         if n_read != run.input.n_reports:
             found.problems.append(f"input has {n_read} reports now; the run began with {run.input.n_reports}")
-    if found.n_records != run.input.n_reports:
+    if found.n_records != run.input.n_reports and not found.n_unfinished:
         found.problems.append(f"{found.n_records} records in whole parts; {run.input.n_reports} reports are expected")
     return found
 
 
 def _check_part(folder: Path, name: str, run: RunFile, found: Verification, *, ids: list[str] | None) -> None:
+    if not is_finished_part(folder, name) and not is_finished_run(folder):
+        found.n_unfinished += 1
+        return
     problem = part_problem(folder, name)
     if problem is not None:
         found.problems.append(problem)

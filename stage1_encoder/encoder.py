@@ -1,7 +1,7 @@
 """The trained encoder at work: ONNX Runtime on the processor, one window of a report a run.
 
-The int8 model scales its activations by the whole input of a run, so two reports in one run would change each other's flags. A run
-holds one window without padding instead: every report gets the same flags in any company, and threads work on different windows.
+A run holds one window without padding: nothing is computed for tokens that are not there, every report gets the same flags in any
+company, and threads work on different windows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 import onnxruntime
 
 from configs.contracts import EntityFlags
+from configs.schema import Task, load_task
 from stage1_encoder.flags import CONFIG_FILE, FlagConfig, FlagConfigError, flags_of
+from stage1_encoder.marks import MarkedWindow, WindowCut, mark_matrix
 from stage1_encoder.tokenizer import ReportTokenizer, TokenizerError
 
 MODEL_FILE = "model.onnx"
@@ -39,28 +41,30 @@ class Encoder:
     def __init__(
         self,
         session: onnxruntime.InferenceSession,
-        tokenizer: ReportTokenizer,
+        cut: WindowCut,
         config: FlagConfig,
         *,
         content_hash: str,
         threads: int,
     ) -> None:
         self._session = session
-        self._tokenizer = tokenizer
+        self._cut = cut
         self._config = config
         self._threads = threads
         self.keys = config.keys
         self.content_hash = content_hash
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 1) -> Encoder:
+    def load(cls, folder: Path, *, task: Task | None = None, threads: int = 1) -> Encoder:
         """Reads model.onnx, tokenizer.json and config.json.
 
         Args:
+            task: Whose keywords mark the text, with the keys of the weights; None means the known task that config.json names.
             threads: Windows that run at the same time; the flags do not depend on it.
 
         Raises:
-            EncoderError: a file is missing or damaged, or the three do not belong together.
+            EncoderError: a file is missing or damaged, or the three do not belong together or not to the task.
+            ConfigError: there is no such task.
         """
         if threads < 1:
             raise EncoderError(f"threads is {threads}; at least 1 is expected")
@@ -82,8 +86,12 @@ class Encoder:
         digests = [hashlib.sha256(path.read_bytes()) for path in paths]
         if config.trained["tokenizer"] != digests[1].hexdigest():
             raise EncoderError(f"{paths[1]}: is not the tokenizer that {CONFIG_FILE} names; they are of two trainings")
+        task = task or load_task(config.task)
+        if config.keys != task.keys:
+            raise EncoderError(f"{folder}: weights of task '{config.task}'; their keys are not those of task '{task.name}'")
         digest = hashlib.sha256(b"".join(part.digest() for part in digests))
-        return cls(session, tokenizer, config, content_hash=digest.hexdigest(), threads=threads)
+        cut = WindowCut(tokenizer, task, config.window_tokens, config.overlap_tokens)
+        return cls(session, cut, config, content_hash=digest.hexdigest(), threads=threads)
 
     @property
     def task_name(self) -> str:
@@ -102,14 +110,7 @@ class Encoder:
         """
         if not texts:
             return np.zeros((0, len(self.keys)), dtype=np.float32)
-        windows = [
-            self._tokenizer.windows(
-                self._tokenizer.encode(text).ids,
-                window_tokens=self._config.window_tokens,
-                overlap_tokens=self._config.overlap_tokens,
-            )
-            for text in texts
-        ]
+        windows = [self._cut.windows(text) for text in texts]
         flat = [window for of_text in windows for window in of_text]
         if self._threads == 1:
             rows = [self._run(window) for window in flat]
@@ -123,11 +124,17 @@ class Encoder:
         maxima: np.ndarray[tuple[int, int], np.dtype[np.float32]] = np.maximum.reduceat(stacked, starts, axis=0)
         return maxima
 
-    def _run(self, window: list[int]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        row: np.ndarray[tuple[int], np.dtype[np.float32]] = self._session.run(
-            None, {"token_ids": np.array([window], dtype=np.int64)}
-        )[0][0]
-        return row
+    def _run(self, window: MarkedWindow) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        return run_window(self._session, window, len(self.keys))
+
+
+def run_window(
+    session: onnxruntime.InferenceSession, window: MarkedWindow, n_keys: int
+) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """The logits [keys] of one window."""
+    inputs = {"token_ids": np.array([window.ids], dtype=np.int64), "marks": mark_matrix(window, n_keys)[None]}
+    row: np.ndarray[tuple[int], np.dtype[np.float32]] = session.run(None, inputs)[0][0]
+    return row
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:

@@ -1,145 +1,101 @@
-"""Exports a KeyFlagModel to ONNX and to int8, and measures what each step costs in logits."""
+"""Writes a KeyFlagModel as ONNX, float32 or int8, reads it back, and gives the logits of both to compare."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from stage1_encoder.encoder import open_session
-from stage1_encoder.model import KeyFlagModel
-
-OPSET = 18
-# Weights with a side shorter than this stay float32: they are small, and the head's are among them.
-SMALLEST_SIDE = 16
-FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+from stage1_encoder.encoder import open_session, run_window
+from stage1_encoder.int8 import FloatArray, layer_inputs
+from stage1_encoder.marks import MarkedWindow, mark_matrix
+from stage1_encoder.model import EncoderShape, KeyFlagModel
+from stage1_encoder.onnx_graph import encoder_graph
 
 
-def export_float(model: KeyFlagModel, path: Path, *, window_tokens: int) -> None:
-    """Writes a float32 model: `token_ids` [1, tokens] (int64, 3 to `window_tokens`) to `logits` [1, keys]."""
+def export_float(model: KeyFlagModel, path: Path) -> None:
+    """Writes the float32 model: the yardstick for int8, and proof that the graph is the torch model."""
+    _write(encoder_graph(model.eval().float().cpu(), None), path)
+
+
+def export_int8(model: KeyFlagModel, path: Path, *, windows: Sequence[MarkedWindow]) -> None:
+    """Writes the model with int8 dense layers and tables.
+
+    Args:
+        windows: Of training reports; they say how large the layers' inputs get. 150 are enough.
+
+    Raises:
+        ValueError: there is no window.
+    """
     model = model.eval().float().cpu()
-    # The exporter talks on standard output and through warnings whatever `verbose` says.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model,
-            (torch.zeros((1, 9), dtype=torch.int64),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["token_ids"],
-            output_names=["logits"],
-            dynamic_shapes={"token_ids": {1: torch.export.Dim("tokens", min=2, max=window_tokens)}},
-        )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    graph = program.model_proto
-    _strip(graph)
+    _write(encoder_graph(model, layer_inputs(model, windows)), path)
+
+
+def _write(graph: onnx.ModelProto, path: Path) -> None:
+    onnx.checker.check_model(graph)
     onnx.save(graph, path)
 
 
-def quantise(float_path: Path, path: Path) -> None:
-    """Writes the model with int8 weights: a scale for every output of a dense layer, and for every row of an embedding table.
-
-    Activations stay float. With int8 activations (onnxruntime's dynamic quantisation) a report takes 13 ms in place of 28, but dev
-    average precision falls from 0.9375 to 0.9306 (n=80, one logit moves by 3), and flags differ between processors with and without
-    VNNI. The weights are written as Cast(int8) * scale, which onnxruntime folds to float32 once when it opens the file.
-    """
-    model = onnx.load(float_path)
-    graph = model.graph
-    tables = {tensor.name: tensor for tensor in graph.initializer}
-    uses = Counter(name for node in graph.node for name in node.input)
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        place = {"MatMul": 1, "Gather": 0}.get(node.op_type)
-        name = "" if place is None else node.input[place]
-        tensor = tables.get(name)
-        if tensor is None or place is None or uses[name] > 1 or len(tensor.dims) != 2 or min(tensor.dims) < SMALLEST_SIDE:
-            nodes.append(node)
-            continue
-        whole = numpy_helper.to_array(tensor)
-        rounded, scales = _int8(whole, axis=1 - place)
-        graph.initializer.remove(tensor)
-        graph.initializer.extend(
-            [numpy_helper.from_array(rounded, f"{name}/int8"), numpy_helper.from_array(scales, f"{name}/scale")]
-        )
-        nodes.extend(_folded_weight(node, name) if place == 1 else _gathered_rows(node, name))
-    del graph.node[:]
-    graph.node.extend(nodes)
-    _strip(model)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def _int8(whole: FloatArray, *, axis: int) -> tuple[np.ndarray[Any, np.dtype[np.int8]], FloatArray]:
-    """Rounded weights and their scales; one scale for each slice that `axis` runs through (0: a column, 1: a row)."""
-    scales = np.maximum(np.abs(whole).max(axis=axis, keepdims=True), 1e-12) / 127.0
-    return np.rint(whole / scales).astype(np.int8), scales.astype(np.float32)
+def read_back(path: Path) -> KeyFlagModel:
+    """The torch model whose float32 weights are those that an int8 file stands for."""
+    graph = onnx.load(path).graph
+    found = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    heads = next(helper.get_node_attr_value(node, "num_heads") for node in graph.node if node.op_type == "MultiHeadAttention")
+    n_layers = sum(node.op_type == "MultiHeadAttention" for node in graph.node)
+    n_tokens, width = found["positions"].shape
+    wide = found["layer0/wide/bias"].shape[0]
+    shape = EncoderShape(n_layers, width, heads, wide, n_tokens, 0.0)
+    n_keys = found["head/bias"].shape[0]
+    model = KeyFlagModel(shape, vocabulary_size=found["words"].shape[0], pad_id=0, n_keys=n_keys).eval()
+    state = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    state |= {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
+    state["body.embeddings.word_embeddings.weight"] = found["words"].float() * found["words/scales"]
+    state["body.embeddings.position_embeddings.weight"] = found["positions"]
+    state["mark_embeddings"], state["shared_mark_embedding"] = found["marks/own"], found["marks/shared"]
+    _put_norm(state, "body.embeddings.LayerNorm", found, "norm")
+    for number in range(n_layers):
+        layer, place = f"body.encoder.layer.{number}", f"layer{number}"
+        _put_dense(state, [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")], found, f"{place}/attention")
+        _put_dense(state, [f"{layer}.attention.output.dense"], found, f"{place}/attended")
+        _put_norm(state, f"{layer}.attention.output.LayerNorm", found, f"{place}/attended/norm")
+        _put_dense(state, [f"{layer}.intermediate.dense"], found, f"{place}/wide")
+        _put_dense(state, [f"{layer}.output.dense"], found, f"{place}/narrow")
+        _put_norm(state, f"{layer}.output.LayerNorm", found, f"{place}/narrow/norm")
+    vectors: tuple[torch.Tensor, ...] = torch.split(found["head/vectors"].T, n_keys)
+    state["head.queries"], state["head.weights"], state["head.mention_weights"] = vectors
+    for name in ("mark_pull", "bias", "mention_bias"):
+        state[f"head.{name}"] = found[f"head/{name}"]
+    model.load_state_dict(state)
+    return model
 
 
-def _folded_weight(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
-    node.input[1] = f"{name}/float"
-    return [
-        helper.make_node("Cast", [f"{name}/int8"], [f"{name}/cast"], to=onnx.TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{name}/cast", f"{name}/scale"], [f"{name}/float"]),
-        node,
-    ]
+def _put_norm(state: dict[str, torch.Tensor], name: str, found: Mapping[str, torch.Tensor], place: str) -> None:
+    state[f"{name}.weight"], state[f"{name}.bias"] = found[f"{place}/weight"], found[f"{place}/bias"]
 
 
-def _gathered_rows(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
-    rows, output = node.input[1], node.output[0]
-    return [
-        helper.make_node("Gather", [f"{name}/int8", rows], [f"{name}/rows"], axis=0),
-        helper.make_node("Gather", [f"{name}/scale", rows], [f"{name}/row_scales"], axis=0),
-        helper.make_node("Cast", [f"{name}/rows"], [f"{name}/row_cast"], to=onnx.TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{name}/row_cast", f"{name}/row_scales"], [output]),
-    ]
+def _put_dense(state: dict[str, torch.Tensor], names: Sequence[str], found: Mapping[str, torch.Tensor], place: str) -> None:
+    whole = found[f"{place}/weights"].float() * found[f"{place}/scales"] * found[f"{place}/smoothing"][:, None]
+    parts = zip(names, whole.T.chunk(len(names)), found[f"{place}/bias"].chunk(len(names)), strict=True)
+    for name, weight, bias in parts:
+        state[f"{name}.weight"], state[f"{name}.bias"] = weight.contiguous(), bias
 
 
-def torch_logits(model: KeyFlagModel, windows: Sequence[Sequence[int]]) -> FloatArray:
+def torch_logits(model: KeyFlagModel, windows: Sequence[MarkedWindow]) -> FloatArray:
     """Logits [windows, keys] of the torch model, one window at a time in float32."""
     model = model.eval().float()
+    n_keys = model.mark_embeddings.shape[0]
     with torch.inference_mode():
-        return np.concatenate([model(torch.tensor([list(window)])).numpy() for window in windows])
+        rows = [
+            model(torch.tensor([window.ids]), torch.from_numpy(mark_matrix(window, n_keys))[None]).numpy() for window in windows
+        ]
+    return np.concatenate(rows)
 
 
-def onnx_logits(path: Path, windows: Sequence[Sequence[int]]) -> FloatArray:
+def onnx_logits(path: Path, windows: Sequence[MarkedWindow], *, n_keys: int) -> FloatArray:
     """Logits [windows, keys] of an exported model."""
     session = open_session(path)
-    return np.concatenate([session.run(None, {"token_ids": np.array([window], dtype=np.int64)})[0] for window in windows])
-
-
-def _strip(graph: onnx.ModelProto) -> None:
-    """Removes the exporter's stack traces: they hold paths of the machine and a twentieth of the file's size."""
-    del graph.metadata_props[:]
-    graph.doc_string = ""
-    graph.graph.doc_string = ""
-    del graph.graph.metadata_props[:]
-    for item in (*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
-    for function in graph.functions:
-        function.doc_string = ""
-        for node in function.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-
-
-@contextlib.contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return np.stack([run_window(session, window, n_keys) for window in windows])

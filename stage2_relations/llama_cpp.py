@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.contracts import ChatPrompt
+from stage2_relations.branch_context import BranchContext, branch_parameters
 from stage2_relations.chat_template import ChatTemplate
 from stage2_relations.follow import Follow, FollowCharacters, FollowLiterals, FreeText
 from stage2_relations.language_model import AlignedCompletion, LanguageModelError
@@ -36,12 +37,14 @@ PIECE_BYTES = 512
 
 
 class LlamaCppModel:
-    """A LanguageModel and TokenCounter over llama.cpp. Not for use by two threads at once."""
+    """A LanguageModel, TokenCounter and BranchModel over llama.cpp. Not for use by two threads at once."""
 
-    def __init__(self, path: Path, model: Any, context: Any, template: ChatTemplate) -> None:
-        """Use `load`. Takes over the two llama.cpp handles."""
-        self.path = path
-        self._model, self._context, self._template = model, context, template
+    def __init__(
+        self, path: Path, model: Any, context: Any, template: ChatTemplate, *, adapter: Path | None = None, lora: Any = None
+    ) -> None:
+        """Use `load`. Takes over the llama.cpp handles; `lora` is the handle of `adapter`, set on `context` already."""
+        self.path, self.adapter = path, adapter
+        self._model, self._context, self._template, self._lora = model, context, template, lora
         self._vocab = library.llama_model_get_vocab(model)
         self._memory = library.llama_get_memory(context)
         self._n_vocab = library.llama_vocab_n_tokens(self._vocab)
@@ -49,7 +52,8 @@ class LlamaCppModel:
         self._prefix_states: OrderedDict[tuple[int, ...], bytes] = OrderedDict()
         self._prefix_tokens: OrderedDict[tuple[str, str], tuple[int, ...]] = OrderedDict()
         self._loaded_prefix: tuple[int, ...] | None = None
-        self._close = weakref.finalize(self, _free, model, context)
+        self._contexts = [context]
+        self._close = weakref.finalize(self, _free, model, self._contexts)
 
     @classmethod
     def load(
@@ -59,6 +63,7 @@ class LlamaCppModel:
         gpu_layers: int = 0,
         threads: int = 1,
         context_tokens: int = DEFAULT_CONTEXT_TOKENS,
+        adapter: Path | None = None,
     ) -> LlamaCppModel:
         """The model in the GGUF file at `path`.
 
@@ -67,11 +72,14 @@ class LlamaCppModel:
             gpu_layers: Layers to offload; -1 means all.
             threads: More threads than free cores are slower than one.
             context_tokens: Prompt and answer together; the model's own limit is used where it is smaller.
+            adapter: A GGUF file of LoRA matrices, made for this very model; it takes part in every answer and score.
 
         Raises:
             ModelFileError: not a GGUF file, cut, or refused by llama.cpp.
         """
         check_gguf(path)
+        if adapter is not None:
+            check_gguf(adapter)
         silence_llama()
         library.llama_backend_init()
         model_parameters = library.llama_model_default_params()
@@ -84,21 +92,25 @@ class LlamaCppModel:
             library.llama_model_free(model)
             raise ModelFileError(f"{path}: holds no chat template; an instruct model is expected")
         own_limit = library.llama_model_n_ctx_train(model)
-        parameters = library.llama_context_default_params()
-        parameters.n_ctx = min(context_tokens, own_limit) if own_limit > 0 else context_tokens
-        parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
-        parameters.n_threads = parameters.n_threads_batch = threads
-        parameters.no_perf = True
-        context = library.llama_init_from_model(model, parameters)
-        if context is None:
+        try:
+            lora = None if adapter is None else _lora(model, adapter)
+            parameters = _parameters(min(context_tokens, own_limit) if own_limit > 0 else context_tokens, threads)
+            context = _context(path, model, parameters, lora)
+        except ModelFileError:
             library.llama_model_free(model)
-            raise ModelFileError(f"{path}: no context of {parameters.n_ctx} tokens can be made: {last_llama_errors()}")
-        return cls(path, model, context, ChatTemplate(raw_template.decode("utf-8"), _special_text(model)))
+            raise
+        template = ChatTemplate(raw_template.decode("utf-8"), _special_text(model))
+        return cls(path, model, context, template, adapter=adapter, lora=lora)
 
     @cached_property
     def content_hash(self) -> str:
         """sha256 of the model file, read on first use."""
         return file_sha256(self.path)
+
+    @cached_property
+    def adapter_hash(self) -> str | None:
+        """sha256 of the adapter's file, read on first use; None without one."""
+        return None if self.adapter is None else file_sha256(self.adapter)
 
     @property
     def context_tokens(self) -> int:
@@ -133,6 +145,50 @@ class LlamaCppModel:
             raise
         finally:
             follow.close()
+
+    def branch_logits(self, trunk: str, branches: Sequence[str], letters: Sequence[str]) -> list[tuple[float, ...]]:
+        """Scores of each letter as the next token after trunk + branch; see branches.BranchModel.
+
+        Trunk and branches are plain text, outside the chat template, and are tokenised apart.
+
+        Raises:
+            LanguageModelError: a letter is no single token, the text does not fit, there are too many branches, or llama.cpp fails.
+        """
+        columns = [self._letter_token(letter) for letter in letters]
+        if not branches:
+            return []
+        return self._branch_context.scores(self.trunk_tokens(trunk), [self.branch_tokens(text) for text in branches], columns)
+
+    def count_branch_tokens(self, trunk: str, branches: Sequence[str]) -> int:
+        """Tokens of the trunk and all branches: what must fit into `context_tokens`."""
+        return len(self.trunk_tokens(trunk)) + sum(len(self.branch_tokens(text)) for text in branches)
+
+    @cached_property
+    def _branch_context(self) -> BranchContext:
+        """Made on first use: it has a cache of its own, as large as the other's."""
+        parameters = branch_parameters(_parameters(self.context_tokens, self._threads), batch_tokens=BATCH_TOKENS)
+        context = _context(self.path, self._model, parameters, self._lora)
+        self._contexts.append(context)
+        return BranchContext(context, self._n_vocab)
+
+    @property
+    def _threads(self) -> int:
+        return int(library.llama_n_threads(self._context))
+
+    def trunk_tokens(self, trunk: str) -> tuple[int, ...]:
+        """Tokens of a trunk as `branch_logits` reads it."""
+        tokens = self._text_tokens(trunk)
+        return (library.llama_vocab_bos(self._vocab), *tokens) if library.llama_vocab_get_add_bos(self._vocab) else tokens
+
+    def branch_tokens(self, text: str) -> tuple[int, ...]:
+        """Tokens of a branch or a letter as `branch_logits` reads it."""
+        return self._plain(self._literal_tokens(text))
+
+    def _letter_token(self, letter: str) -> int:
+        tokens = self.branch_tokens(letter)
+        if len(tokens) != 1:
+            raise LanguageModelError(f"letter {letter!r} has {len(tokens)} tokens in {self.path.name}; one is expected")
+        return tokens[0]
 
     def _follow(self, grammar: str | None) -> Follow:
         if grammar is None:
@@ -208,7 +264,9 @@ class LlamaCppModel:
 
     def _text_tokens(self, text: str) -> tuple[int, ...]:
         """Tokens of text that others wrote: a control token's spelling in it is plain characters."""
-        tokens = self._tokens(text, special=False)
+        return self._plain(self._tokens(text, special=False))
+
+    def _plain(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         for token in tokens:
             if library.llama_vocab_is_control(self._vocab, token) or self._end_tokens[token]:
                 raise LanguageModelError(f"the tokeniser of {self.path.name} reads control token {token} from plain text")
@@ -263,6 +321,35 @@ class LlamaCppModel:
                 raise LanguageModelError(f"llama.cpp cannot decode {len(part)} tokens (code {code}): {last_llama_errors()}")
 
 
+def _parameters(context_tokens: int, threads: int) -> Any:
+    parameters = library.llama_context_default_params()
+    parameters.n_ctx = context_tokens
+    parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
+    parameters.n_threads = parameters.n_threads_batch = threads
+    parameters.no_perf = True
+    return parameters
+
+
+def _context(path: Path, model: Any, parameters: Any, lora: Any) -> Any:
+    context = library.llama_init_from_model(model, parameters)
+    if context is None:
+        raise ModelFileError(f"{path}: no context of {parameters.n_ctx} tokens can be made: {last_llama_errors()}")
+    if lora is not None:
+        adapters = (library.llama_adapter_lora_p_ctypes * 1)(lora)
+        if library.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0)) != 0:
+            library.llama_free(context)
+            raise ModelFileError(f"{path}: llama.cpp cannot put the adapter to use: {last_llama_errors()}")
+    return context
+
+
+def _lora(model: Any, adapter: Path) -> Any:
+    """Lives as long as the model, which frees it."""
+    lora = library.llama_adapter_lora_init(model, os.fsencode(adapter))
+    if not lora:  # a null pointer, not None
+        raise ModelFileError(f"{adapter}: llama.cpp cannot load it as an adapter of this model: {last_llama_errors()}")
+    return lora
+
+
 def _greedy(logits: npt.NDArray[np.single], allowed: npt.NDArray[np.intc] | None) -> tuple[int, float]:
     """The likeliest allowed token (the lowest id of equal ones) and its natural-log probability among the allowed."""
     scores = logits.astype(np.float64) if allowed is None else logits[allowed].astype(np.float64)
@@ -287,6 +374,7 @@ def _remember(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         kept.popitem(last=False)
 
 
-def _free(model: Any, context: Any) -> None:
-    library.llama_free(context)
+def _free(model: Any, contexts: list[Any]) -> None:
+    for context in contexts:
+        library.llama_free(context)
     library.llama_model_free(model)

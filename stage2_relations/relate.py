@@ -208,7 +208,8 @@ class LanguageModelMapper:
         for key in self._task.keys:
             answers = [step_answers[key] for step_answers in found.values() if key in step_answers]
             present = all(a.present for a in answers) if answers else self._present_unasked(key, flags, found)
-            confidence = flags.probability.get(key) if flags is not None else _first_known(a.presence for a in answers)
+            asked = answers or self._of_groups(key, found)
+            confidence = flags.probability.get(key) if flags is not None else _first_known(a.presence for a in asked)
             findings.append(EntityFinding(key, present, confidence, evidence.asserted_spans(key) if present else ()))
             if not present:
                 continue
@@ -218,6 +219,11 @@ class LanguageModelMapper:
                 )
         kept = evidence.grounded(relations.values(), drop=self._grounding)
         return Reading(tuple(findings), tuple(kept))
+
+    def _of_groups(self, key: str, found: Mapping[str, Mapping[str, _Answer]]) -> list[_Answer]:
+        """What was found of the groups of a key that was not asked itself: it is as likely as they are at most."""
+        groups = [group for group, members in self._task.groups.items() if key in members]
+        return [answers[group] for answers in found.values() for group in groups if group in answers]
 
     def _values(self, key: str, answers: Sequence[_Answer]) -> dict[str, float | None]:
         found = {value: probability for answer in answers for value, probability in answer.values.items()}

@@ -7,7 +7,7 @@ saw together. Here forced text costs no step at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 Symbol = int | str  # a token, or the name of a rule
 Stack = tuple[Symbol, ...]
@@ -50,6 +50,16 @@ class TokenGrammar:
     def accept(self, token: int) -> None:
         """Moves on by a token that `next_tokens` offered."""
         self._stacks = self._expanded({stack[1:] for stack in self._stacks if stack and stack[0] == token})
+
+    def after(self, tokens: Iterable[int]) -> TokenGrammar | None:
+        """The place after these tokens; None where they are not allowed one after the other. This one stays where it is."""
+        place = TokenGrammar.__new__(TokenGrammar)
+        place._rules, place._stacks = self._rules, self._stacks
+        for token in tokens:
+            place.accept(token)
+            if not place._stacks:
+                return None
+        return place
 
     def _expanded(self, stacks: set[Stack]) -> set[Stack]:
         done: set[Stack] = set()

@@ -57,7 +57,7 @@ def users_folder(tmp_path: Path) -> Path:
         if "vocabulary_size" in values:
             values["vocabulary_size"] = 600
         if "loop" in values:
-            values["shape"] = TINY_SHAPE
+            values |= {"shape": TINY_SHAPE} if "shape" in values else {}
             if "overlap_tokens" in values:
                 values["overlap_tokens"] = 8
             values["loop"] |= {"epochs": 1, "threads": 1, "warmup_share": 0.0}
@@ -88,6 +88,15 @@ def test_every_command_of_the_house_stands_in_the_readme_and_has_a_help() -> Non
         "train tokenizer",
         "train pretrain",
         "train finetune",
+        "train weak-label",
+        "train adapter",
+        "train combine",
+        "train distill",
+        "timeline",
+        "eval run",
+        "eval agreement",
+        "eval benchmark",
+        "eval results",
         "eval score",
     ]
     for command in commands:

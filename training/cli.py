@@ -1,4 +1,4 @@
-"""`radtag train …`: makes the encoder's weights. Heavy imports live in the command that needs them."""
+"""`radtag train …`: makes the weights of both stages. Heavy imports live in the command that needs them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from training.loop import Progress
 
-app = typer.Typer(help="Make the weights: tokenizer, pre-training, fine-tuning.", no_args_is_help=True)
+app = typer.Typer(help="Make the weights: tokenizer, pre-training, fine-tuning, adapter.", no_args_is_help=True)
 RUNS_FOLDER = Path("runs")
 LINE_EVERY_S = 20.0
 
@@ -32,6 +32,19 @@ def tokenizer(config: Config, out: Out = None) -> None:
         folder = _run_folder(config, out)
         figures = train_tokenizer(read_settings(config, TokenizerSettings), folder)
         print(f"{folder}/tokenizer.json: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+
+
+@app.command()
+def tokenizer_report(
+    config: Annotated[Path, typer.Argument(help="The YAML of the tokenizer, for example tokenizer.yaml.")],
+) -> None:
+    """Compare the tokenizer with others on the dev reports: tokens a word and a Hangul syllable, losses, speed."""
+    with _one_line_errors():
+        from training.settings import TokenizerSettings, read_settings
+        from training.tokenizer_report import table
+        from training.tokenizer_report import tokenizer_report as run
+
+        print("\n".join(table(run(read_settings(config, TokenizerSettings)))))
 
 
 @app.command()
@@ -66,6 +79,159 @@ def finetune(config: Config, out: Out = None) -> None:
             f"macro F1 {figures.decision['macro_f1']:.3f}, exact set {figures.decision['exact_set']:.3f}, "
             f"hint recall {figures.hint['recall']:.3f}, {result.loop.seconds_s / 60:.1f} min"
         )
+
+
+@app.command()
+def adapter(config: Config, out: Out = None) -> None:
+    """Train a LoRA adapter of the language model for one task. Goes on from the run folder's checkpoint when there is one."""
+    with _one_line_errors():
+        from training.adapter import train_adapter
+        from training.settings import AdapterSettings, read_settings
+
+        settings = read_settings(config, AdapterSettings)
+        with _progress() as progress:
+            result = train_adapter(settings, _run_folder(config, out), progress=progress)
+        best, agreement = result.loop.history[result.loop.best_epoch - 1], result.agreement
+        print(
+            f"{settings.adapter}: {result.n_bytes / 1e6:.1f} MB, dev average precision {best['score']:.3f}, "
+            f"micro F1 {best['dev_micro_f1']:.3f}, {result.loop.seconds_s / 60:.1f} min; llama.cpp as torch in "
+            f"{agreement.same_side:.1%} of {agreement.n_clear} clear answers (n={agreement.n_reports} reports); "
+            f"{result.n_left_out} reports too long for training. Next: radtag train combine {config}"
+        )
+
+
+@app.command()
+def combine(config: Annotated[Path, typer.Argument(help="The YAML of the adapter, for example adapter_chest_ct.yaml.")]) -> None:
+    """Fit the weights that combine stage 1, the adapter and the rules, on the dev split; writes combine.json beside the adapter."""
+    with _one_line_errors():
+        from training.combine import combine as run
+        from training.settings import AdapterSettings, read_settings
+
+        settings = read_settings(config, AdapterSettings)
+        result = run(settings)
+        print(
+            f"{settings.adapter}: combine.json fitted on {result.n_presence} entity answers, {result.n_relations} relation answers"
+        )
+
+
+@app.command()
+def distill(
+    archive: Annotated[
+        str, typer.Argument(metavar="ARCHIVE", help="A .csv, .jsonl (also .gz) or .parquet file, a folder or a quoted glob.")
+    ],
+    task: Annotated[str, typer.Option(help="A known task (see 'radtag tasks') or the path of a task file.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="New corpus file.")],
+    model: Annotated[Path | None, typer.Option(metavar="GGUF", help="The stronger model's file.")] = None,
+    gpu_layers: Annotated[int, typer.Option(help="Layers of the model on the GPU; -1 means all.")] = 0,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server that runs the model.")] = None,
+    server_model: Annotated[str | None, typer.Option(metavar="NAME", help="What the server calls its model.")] = None,
+    server_plain: Annotated[bool, typer.Option("--server-plain", help="Send the server standard fields only, no grammar.")] = False,
+    server_timeout: Annotated[float, typer.Option(help="Seconds that the server has for an answer.")] = 120.0,
+    http_concurrency: Annotated[int, typer.Option(min=1, help="Reports on their way to the server at once.")] = 1,
+    min_confidence: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Of everything said of a report; 0 also takes answers without probabilities.")
+    ] = 0.9,
+    records: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the model's records, from which a stopped run goes on; FILE.jsonl.records."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for the failed reports of that folder.")] = False,
+    where: Annotated[list[str] | None, typer.Option(metavar="CONDITION", help="Only rows such as 'modality = CT'.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many reports, the first ones that fit.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each loads its own model.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, envvar="RADTAG_THREADS", help="Threads a worker.")] = None,
+    id_column: Annotated[str, typer.Option(help="Column of the report ids, each once.")] = "report_id",
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    patient_column: Annotated[str | None, typer.Option(help="Column of the patient ids; 'patient_id' where there is one.")] = None,
+    date_column: Annotated[str | None, typer.Option(help="Column of the study dates; 'date' where there is one.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of CSV and JSON Lines: utf-8, cp949, euc-kr, shift_jis, …")] = "utf-8",
+) -> None:
+    """Label unannotated reports with a stronger model, and keep the answers that are grounded and sure; writes a corpus file."""
+    with _one_line_errors():
+        from pipeline.progress import shown_progress
+        from pipeline.settings import free_cores
+        from pipeline.sources import Columns
+        from pipeline.tagging import TagRequest
+        from training.distill import distill as run
+        from training.distill import dropped_text, teacher_settings
+
+        teacher = teacher_settings(
+            task=task,
+            model=model,
+            gpu_layers=gpu_layers,
+            server=server,
+            server_model=server_model,
+            server_plain=server_plain,
+            server_timeout_s=server_timeout,
+            http_concurrency=http_concurrency,
+            threads=threads or max(1, free_cores() // workers),
+        )
+        columns = Columns(id_column, text_column, patient_column, date_column)
+        folder = records or out.with_name(out.name + ".records")
+        request = TagRequest(
+            archive,
+            columns,
+            teacher,
+            folder,
+            encoding,
+            resume=True,
+            retry_failed=retry_failed,
+            workers=workers,
+            where=tuple(where or ()),
+            limit=limit,
+        )
+        try:
+            with shown_progress(sys.stderr) as progress:
+                result = run(request, out, min_confidence=min_confidence, progress=progress)
+        except KeyboardInterrupt:
+            print("radtag train: stopped; the same command goes on from the parts written so far", file=sys.stderr)
+            raise typer.Exit(130) from None
+        print(
+            f"{out}: {result.n_kept} of {result.n_reports} reports, {result.n_without_findings} of them without findings; "
+            f"{dropped_text(result)}"
+        )
+        if result.dropped["failed"] or result.dropped["rejected"]:
+            raise typer.Exit(1)
+
+
+@app.command()
+def weak_label(
+    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help=".csv, .jsonl (.gz) or .parquet: a file, a folder or a glob.")],
+    task: Annotated[str, typer.Option(help="Name of a task, or a task file.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="The annotation file to write.")],
+    id_column: Annotated[str, typer.Option(help="Column of the report ids, each once.")] = "report_id",
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    patient_column: Annotated[str | None, typer.Option(help="Column of the patient ids; 'patient_id' where there is one.")] = None,
+    date_column: Annotated[str | None, typer.Option(help="Column of the study dates; 'date' where there is one.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of CSV and JSON Lines: utf-8, cp949, euc-kr, shift_jis, …")] = "utf-8",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many reports.")] = None,
+) -> None:
+    """Label an archive by the task's keywords, negation and history read, for `weak_labels` of fine-tuning."""
+    with _one_line_errors():
+        from configs.schema import load_task
+        from pipeline.progress import shown_progress
+        from pipeline.source_files import SourceError, known_encoding
+        from pipeline.sources import Columns, FileSource, find_files
+        from training.weak_label import weak_label as run
+
+        if Path(archive).is_dir() and out.resolve().is_relative_to(Path(archive).resolve()):
+            raise SourceError(f"{out}: lies inside the input folder {archive}; give --out a place beside it")
+        columns = Columns(id_column, text_column, patient_column, date_column)
+        source = FileSource(find_files(archive), columns, known_encoding(encoding), limit=limit)
+        with shown_progress(sys.stderr) as progress:
+            counts = run(
+                source,
+                load_task(task),
+                out,
+                begin=lambda n_reports: progress.begin(n_reports=n_reports, n_done=0),
+                advance=progress.advance,
+            )
+        print(f"{out}: {counts.n_labelled} reports, {counts.n_empty} of them with no finding")
+        for key, n_present in counts.n_present.items():
+            print(f"  {key:<28} {n_present:>8}")
+        if counts.unusable is not None:
+            print(f"radtag train: {counts.n_unusable} rows could not be used; {counts.unusable} names them", file=sys.stderr)
+            raise typer.Exit(1)
 
 
 def _run_folder(config: Path, out: Path | None) -> Path:
@@ -119,16 +285,32 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except Exception as error:
         from configs.schema import ConfigError
+        from pipeline.sinks import SinkError
+        from pipeline.source_files import SourceError
         from stage1_encoder.checkpoint import CheckpointError
         from stage1_encoder.encoder import EncoderError
         from stage1_encoder.tokenizer import TokenizerError
+        from stage2_relations.language_model import LanguageModelError
+        from stage2_relations.model_file import ModelFileError
         from training.corpus import CorpusError
         from training.loop import TrainingError, TrainingStopped
 
         if isinstance(error, TrainingStopped):
             print(error, file=sys.stderr)
             raise typer.Exit(1) from None
-        if isinstance(error, ConfigError | CheckpointError | EncoderError | TokenizerError | CorpusError | TrainingError):
+        if isinstance(
+            error,
+            ConfigError
+            | CheckpointError
+            | EncoderError
+            | TokenizerError
+            | ModelFileError
+            | LanguageModelError
+            | CorpusError
+            | TrainingError
+            | SourceError
+            | SinkError,
+        ):
             print(f"radtag train: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
         raise

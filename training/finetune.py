@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,21 +14,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.schema import Task, load_task
-from stage1_encoder.checkpoint import latest_checkpoint
 from stage1_encoder.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder
 from stage1_encoder.flags import CONFIG_FILE, FlagConfig, KeyThresholds
+from stage1_encoder.marks import MarkedWindow, WindowCut, mark_matrix
 from stage1_encoder.model import KeyFlagModel
-from stage1_encoder.onnx import export_float, onnx_logits, quantise, torch_logits
+from stage1_encoder.onnx import export_float, export_int8, onnx_logits, torch_logits
 from stage1_encoder.tokenizer import ReportTokenizer
-from training.attention_start import point_attention
-from training.corpus import AnnotatedReport, Corpus, read_corpus, read_texts
-from training.flag_examples import ExampleMaker, FlagExample, WindowCut, targets_of
+from training.corpus import AnnotatedReport, Corpus, read_corpus
+from training.flag_examples import ExampleMaker, FlagExample, targets_of, weak_texts
 from training.loop import LoopResult, Progress, TrainingError, train
 from training.model_card import CARD_FILE, CardFigures, model_card
 from training.pretrain import pad, settings_hash
 from training.settings import FinetuneSettings
 from training.starting_weights import load_start
 from training.thresholds import Array, choose_thresholds, fit_temperature, key_figures, tempered
+from training.weights_folder import put_in_place
 
 DEV_BATCH = 16
 # Largest difference of a logit between torch and float32 ONNX that is still rounding.
@@ -37,6 +36,8 @@ ONNX_TOLERANCE = 1e-3
 # Micro F1 on dev that int8 may cost.
 INT8_F1_TOLERANCE = 0.01
 LARGEST_WEIGHT = 5.0
+# Training reports, evenly spaced, that say how large the inputs of int8 layers get.
+CALIBRATION_REPORTS = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class FlagLearner:
         return self._maker.examples(epoch)
 
     def n_tokens(self, example: FlagExample) -> int:
-        return max(len(window) for window in example.windows)
+        return max(len(window.ids) for window in example.windows)
 
     def loss(self, batch: Sequence[FlagExample], device: torch.device) -> Tensor:
         logits = self._logits(batch, device)
@@ -102,8 +103,11 @@ class FlagLearner:
 
     def _logits(self, batch: Sequence[FlagExample], device: torch.device) -> Tensor:
         windows = [window for example in batch for window in example.windows]
-        ids, mask = pad(windows, self._pad_id, limit_tokens=self._limit_tokens)
-        logits: Tensor = self.model(ids.to(device), mask.to(device)).float()
+        ids, mask = pad([window.ids for window in windows], self._pad_id, limit_tokens=self._limit_tokens)
+        marks = torch.zeros((*ids.shape, self._dev_targets.shape[1]))
+        for row, window in enumerate(windows):
+            marks[row, : len(window.ids)] = torch.from_numpy(mark_matrix(window, marks.shape[2]))
+        logits: Tensor = self.model(ids.to(device), marks.to(device), mask.to(device)).float()
         if len(windows) == len(batch):
             return logits
         owner = torch.tensor([row for row, example in enumerate(batch) for _ in example.windows], device=device)
@@ -122,14 +126,12 @@ def finetune(settings: FinetuneSettings, folder: Path, *, progress: Callable[[Pr
     tokenizer = ReportTokenizer.load(settings.tokenizer)
     corpus = read_corpus(settings.corpus, task)
     shape = settings.shape.shape()
-    cut = WindowCut(tokenizer, shape.window_tokens, settings.overlap_tokens)
+    cut = WindowCut(tokenizer, task, shape.window_tokens, settings.overlap_tokens)
     torch.set_num_threads(settings.loop.threads)
     torch.manual_seed(settings.loop.seed)
     model = KeyFlagModel(shape, vocabulary_size=tokenizer.vocabulary_size, pad_id=tokenizer.pad_id, n_keys=len(task.keys))
     start = load_start(model, settings.start, tokenizer, glosses=settings.glosses, seed=settings.loop.seed)
     learner = _learner(settings, model, cut, corpus)
-    if latest_checkpoint(folder) is None:
-        point_attention(model, cut, corpus.splits["train"], task)
     fingerprint = {
         "kind": "flags",
         "task": task.name,
@@ -154,7 +156,7 @@ def _learner(settings: FinetuneSettings, model: KeyFlagModel, cut: WindowCut, co
         settings.augmentation,
         copies=settings.copies,
         seed=settings.loop.seed,
-        weak=read_texts(weak.path) if weak else (),
+        weak=weak_texts(weak.path, corpus.task) if weak else (),
         weak_weight=weak.weight if weak else 0.0,
     )
     return FlagLearner(
@@ -188,14 +190,14 @@ def export(
     building.mkdir(parents=True)
     try:
         float_path = building / "float.onnx"
-        export_float(model.cpu(), float_path, window_tokens=cut.window_tokens)
-        quantise(float_path, building / MODEL_FILE)
+        export_float(model, float_path)
+        export_int8(model, building / MODEL_FILE, windows=_calibration_windows(corpus, cut))
         texts = [item.report.text for item in dev]
         windows = [window for text in texts for window in cut.windows(text)]
         by_torch, by_float, by_int8 = (
             torch_logits(model, windows),
-            onnx_logits(float_path, windows),
-            onnx_logits(building / MODEL_FILE, windows),
+            onnx_logits(float_path, windows, n_keys=len(task.keys)),
+            onnx_logits(building / MODEL_FILE, windows, n_keys=len(task.keys)),
         )
         float_difference = float(np.abs(by_torch - by_float).max())
         if float_difference > ONNX_TOLERANCE:
@@ -219,20 +221,10 @@ def export(
             building, dev, task, loop, float_f1=float_f1, int8_f1=int8_f1, logit_loss=float(np.abs(by_int8 - by_float).max())
         )
         (building / CARD_FILE).write_text(model_card(config, figures, corpus, settings), encoding="utf-8")
-        _put_in_place(building, target)
+        put_in_place(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return figures
-
-
-def _put_in_place(building: Path, target: Path) -> None:
-    """Renames `building` to `target`; what stood there is moved aside first, so that a kill in between loses nothing."""
-    aside = target.with_name(target.name + ".old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if target.exists():
-        os.replace(target, aside)  # noqa: PTH105
-    os.replace(building, target)  # noqa: PTH105
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def measure(
@@ -246,7 +238,7 @@ def measure(
     logit_loss: float,
 ) -> CardFigures:
     """Dev figures of a weights folder, through the same Encoder that tags an archive."""
-    flags = Encoder.load(weights).flag([item.report.text for item in dev])
+    flags = Encoder.load(weights, task=task).flag([item.report.text for item in dev])
     targets = np.array([targets_of(item.labels, task) for item in dev]).astype(bool)
     decided = np.array([targets_of(item.decided, task) for item in flags]).astype(bool)
     hinted = np.array([targets_of(item.hinted, task) for item in flags]).astype(bool)
@@ -285,6 +277,12 @@ def _calibrated(
         overlap_tokens=cut.overlap_tokens,
         trained=fingerprint,
     )
+
+
+def _calibration_windows(corpus: Corpus, cut: WindowCut) -> list[MarkedWindow]:
+    train = corpus.splits["train"]
+    step = max(1, len(train) // CALIBRATION_REPORTS)
+    return [window for item in train[::step] for window in cut.windows(item.report.text)]
 
 
 def _report_maxima(logits: Array, owners: Sequence[int]) -> Array:

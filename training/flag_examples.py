@@ -7,11 +7,11 @@ import random
 import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from configs.contracts import Report
 from configs.mentions import Mention, entity_mentions, value_mentions
 from configs.schema import Task
-from stage1_encoder.tokenizer import ReportTokenizer
+from stage1_encoder.marks import MarkedWindow, WindowCut
 from stage1_encoder.weak_labels import KeywordFlagger
 from training.augment import (
     LabelledText,
@@ -24,7 +24,8 @@ from training.augment import (
     has_hangul,
     join_reports,
 )
-from training.corpus import AnnotatedReport
+from training.corpus import AnnotatedReport, CorpusError, json_lines, read_annotations, read_texts
+from training.reorder import change_order
 from training.settings import AugmentationSettings
 
 # Only headings whose sections are asserted: without "HISTORY:" a lesion of the past would read as present.
@@ -37,23 +38,9 @@ _PARTICLES = ("이", "은", "는", "의", "에", "을", "과", "도")
 class FlagExample:
     """The windows of one text, 0 or 1 for each key of the task, and the weight of its loss."""
 
-    windows: tuple[tuple[int, ...], ...]
+    windows: tuple[MarkedWindow, ...]
     targets: tuple[float, ...]
     weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class WindowCut:
-    """How a text becomes windows; the same cut in training, in the checks and at work."""
-
-    tokenizer: ReportTokenizer
-    window_tokens: int
-    overlap_tokens: int
-
-    def windows(self, text: str) -> tuple[tuple[int, ...], ...]:
-        ids = self.tokenizer.encode(text).ids
-        cut = self.tokenizer.windows(ids, window_tokens=self.window_tokens, overlap_tokens=self.overlap_tokens)
-        return tuple(tuple(window) for window in cut)
 
 
 def targets_of(labels: Container[str], task: Task) -> tuple[float, ...]:
@@ -85,6 +72,57 @@ def _names(mentions: Sequence[Mention]) -> list[str]:
     return [mention.name for mention in sorted(mentions, key=lambda mention: mention.span)]
 
 
+def augmented(
+    task: Task,
+    text: LabelledText,
+    others: Sequence[LabelledText],
+    forms: SurfaceForms,
+    settings: AugmentationSettings,
+    rng: random.Random,
+) -> LabelledText:
+    """The text after each change that `settings` draws for it; changes that cannot be made with certainty are left out."""
+    if rng.random() < settings.exchange_entities:
+        text = exchange_entities(task, text, forms, rng) or text
+    if rng.random() < settings.exchange_values:
+        text = exchange_values(task, text, forms, rng) or text
+    if rng.random() < settings.exchange_wording:
+        text = exchange_wording(task, text, forms, rng) or text
+    # No draw where it is off: examples of settings without it stay as they were.
+    if settings.order and rng.random() < settings.order:
+        text = change_order(task, text, rng) or text
+    if rng.random() < settings.join_reports:
+        text = join_reports(text, rng.choice(others)) or text
+    if rng.random() < settings.add_statements:
+        text = add_statements(task, text, forms, rng) or text
+    if rng.random() < settings.remove_headers:
+        text = LabelledText(_HEADERS.sub("", text.text), text.labels)
+    if rng.random() < settings.particles and has_hangul(text.text):
+        text = LabelledText(
+            _AFTER_WORD.sub(lambda _: rng.choice(_PARTICLES) if rng.random() < 0.08 else "", text.text), text.labels
+        )
+    if rng.random() < settings.change_case:
+        text = change_case(text, rng)
+    if rng.random() < settings.typos:
+        text = add_typos(text, rng, share_of_words=settings.typo_share_of_words)
+    return text
+
+
+def weak_texts(path: Path, task: Task) -> list[LabelledText]:
+    """The reports of a file of `radtag train weak-label`; a file of plain texts is labelled by keywords, without negation.
+
+    Raises:
+        CorpusError: a line that is neither, or a file that mixes both.
+    """
+    _, first = next(json_lines(path), (0, {}))
+    if "labels" in first:
+        return [LabelledText(item.report.text, item.labels) for item in read_annotations(path, task)]
+    if (number := next((number for number, data in json_lines(path) if "labels" in data), None)) is not None:
+        raise CorpusError(f"{path}:{number}: has labels, but the first report has none; all or none is expected")
+    texts = [report.text for report in read_texts(path)]
+    flags = KeywordFlagger(task).flag(texts)
+    return [LabelledText(text, dict.fromkeys(found.decided, ())) for text, found in zip(texts, flags, strict=True)]
+
+
 class ExampleMaker:
     """Draws an epoch's examples: `copies` versions of every annotated report (the first as given), then the weak ones."""
 
@@ -97,50 +135,32 @@ class ExampleMaker:
         *,
         copies: int,
         seed: int,
-        weak: Sequence[Report] = (),
+        weak: Sequence[LabelledText] = (),
         weak_weight: float = 0.0,
     ) -> None:
         self._task, self._cut, self._settings, self._copies, self._seed = task, cut, settings, copies, seed
         self._texts = [LabelledText(item.report.text, item.labels) for item in reports]
         self._forms = SurfaceForms.of(task, self._texts)
         self._as_given = [self._example(text, 1.0) for text in self._texts]
-        flagger = KeywordFlagger(task)
-        self._weak = [
-            FlagExample(cut.windows(report.text), targets_of(set(flags.decided), task), weak_weight)
-            for report, flags in zip(weak, flagger.flag([report.text for report in weak]), strict=True)
-        ]
+        self._weak = [self._example(text, weak_weight) for text in weak]
 
     def examples(self, epoch: int) -> list[FlagExample]:
         """A pure function of the epoch's number, and as many in every epoch."""
         found = list(self._as_given)
         for copy in range(1, self._copies):
             rng = random.Random(f"{self._seed}/{epoch}/{copy}/augmentation")
-            found.extend(self._example(self._augmented(text, rng), 1.0) for text in self._texts)
+            for text in self._texts:
+                changed = augmented(self._task, text, self._texts, self._forms, self._settings, rng)
+                found.append(self._unmarked(self._example(changed, 1.0), rng))
         return found + self._weak
 
     def _example(self, text: LabelledText, weight: float) -> FlagExample:
         return FlagExample(self._cut.windows(text.text), targets_of(set(text.labels), self._task), weight)
 
-    def _augmented(self, text: LabelledText, rng: random.Random) -> LabelledText:
-        settings = self._settings
-        if rng.random() < settings.exchange_entities:
-            text = exchange_entities(self._task, text, self._forms, rng) or text
-        if rng.random() < settings.exchange_values:
-            text = exchange_values(self._task, text, self._forms, rng) or text
-        if rng.random() < settings.exchange_wording:
-            text = exchange_wording(self._task, text, self._forms, rng) or text
-        if rng.random() < settings.join_reports:
-            text = join_reports(text, rng.choice(self._texts)) or text
-        if rng.random() < settings.add_statements:
-            text = add_statements(self._task, text, self._forms, rng) or text
-        if rng.random() < settings.remove_headers:
-            text = LabelledText(_HEADERS.sub("", text.text), text.labels)
-        if rng.random() < settings.particles and has_hangul(text.text):
-            text = LabelledText(
-                _AFTER_WORD.sub(lambda _: rng.choice(_PARTICLES) if rng.random() < 0.08 else "", text.text), text.labels
-            )
-        if rng.random() < settings.change_case:
-            text = change_case(text, rng)
-        if rng.random() < settings.typos:
-            text = add_typos(text, rng, share_of_words=settings.typo_share_of_words)
-        return text
+    def _unmarked(self, example: FlagExample, rng: random.Random) -> FlagExample:
+        """The example without the marks of some keys, as if their keywords did not know the wording."""
+        lost = {column for column in range(len(self._task.keys)) if rng.random() < self._settings.lose_marks}
+        windows = tuple(
+            MarkedWindow(window.ids, tuple(mark for mark in window.marks if mark[1] not in lost)) for window in example.windows
+        )
+        return FlagExample(windows, example.targets, example.weight)

@@ -99,11 +99,15 @@ class PretrainSettings(_Strict):
 
 
 class AugmentationSettings(_Strict):
-    """Share of the training reports of an epoch that each change is tried on; 0 turns it off."""
+    """Share of the training reports of an epoch that each change is tried on; 0 turns it off.
+
+    `lose_marks` is the share of keys of an augmented report whose keyword marks are left out.
+    """
 
     exchange_entities: float = Field(default=0, ge=0, le=1)
     exchange_values: float = Field(default=0, ge=0, le=1)
     exchange_wording: float = Field(default=0, ge=0, le=1)
+    order: float = Field(default=0, ge=0, le=1)
     join_reports: float = Field(default=0, ge=0, le=1)
     add_statements: float = Field(default=0, ge=0, le=1)
     typos: float = Field(default=0, ge=0, le=1)
@@ -111,10 +115,14 @@ class AugmentationSettings(_Strict):
     change_case: float = Field(default=0, ge=0, le=1)
     remove_headers: float = Field(default=0, ge=0, le=1)
     particles: float = Field(default=0, ge=0, le=1)
+    lose_marks: float = Field(default=0, ge=0, le=1)
 
 
 class WeakLabelSettings(_Strict):
-    """Unlabelled reports (JSON Lines with report_id and text) that keywords label. `weight` scales their loss."""
+    """A file of `radtag train weak-label`, or unlabelled reports (JSON Lines with report_id and text) that keywords label.
+
+    `weight` scales their loss.
+    """
 
     path: Path
     weight: float = Field(default=0.3, gt=0, le=1)
@@ -155,6 +163,52 @@ class FinetuneSettings(_Strict):
         if shape is not None and overlap_tokens >= shape.window_tokens - 2:
             raise ValueError(f"windows of {shape.window_tokens} tokens can share at most {shape.window_tokens - 3}")
         return overlap_tokens
+
+
+class HintSettings(_Strict):
+    """The errors of stage 1 that an adapter is trained with: shares of the keys of a report.
+
+    Attributes:
+        missed: Present keys that the hint line leaves out; they are asked all the same.
+        wrong_named: Keys that are named but not present (negated, historical) and hinted.
+        wrong_unnamed: Keys that the report does not name and that are hinted.
+        none: Reports whose hint line is empty; every key that they name is asked, so that the model also reads without stage 1.
+        unmentioned_weight: What a value that the report does not mention counts in the loss; grounding never offers it.
+    """
+
+    missed: float = Field(default=0.03, ge=0, le=1)
+    wrong_named: float = Field(default=0.4, ge=0, le=1)
+    wrong_unnamed: float = Field(default=0.02, ge=0, le=1)
+    none: float = Field(default=0.1, ge=0, le=1)
+    unmentioned_weight: float = Field(default=0.1, ge=0, le=1)
+
+
+class AdapterSettings(_Strict):
+    """configs/training/adapter_<task>.yaml.
+
+    Attributes:
+        model: GGUF file of the llama architecture; None means the packaged one.
+        encoder: Stage-1 weights that `radtag train combine` weighs against the adapter; None means those that ship for the task.
+        adapter: Folder that gets adapter.gguf, config.json, MODEL_CARD.md and combine.json.
+        rank, alpha: Of LoRA; the product of the matrices counts alpha / rank.
+        first_layer: Layers before it get no matrices: less to learn, and backward passes end there.
+        copies: Versions of every report in an epoch; the first of the first epoch is the report as given.
+        limit_tokens: Questions longer than this are left out of training.
+    """
+
+    task: str
+    corpus: Path
+    model: Path | None = None
+    encoder: Path | None = None
+    adapter: Path
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, gt=0)
+    first_layer: int = Field(default=0, ge=0)
+    copies: int = Field(default=1, ge=1)
+    limit_tokens: int = Field(default=512, ge=32)
+    hints: HintSettings = HintSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    loop: LoopSettings
 
 
 def read_settings(path: Path, model: type[Settings]) -> Settings:

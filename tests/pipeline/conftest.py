@@ -62,6 +62,18 @@ class WordMapper:
         return EntityFinding(key, bool(spans), 0.123456, spans)
 
 
+class MoodyMapper(WordMapper):
+    """Reads nothing that holds "CANNOT" while it is `down`, everything afterwards."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.down = True
+        self.token_counts: dict[str, int] = {}
+
+    def _read(self, text: str) -> Reading | Unread:
+        return super()._read(text if self.down else text.replace("CANNOT", "......"))
+
+
 class WordFlagger:
     """Flags what the text mentions."""
 
@@ -152,6 +164,23 @@ def word_stages(monkeypatch: pytest.MonkeyPatch) -> None:
         return run.Pipeline(task, WordFlagger(task), WordMapper(task), provenance)
 
     monkeypatch.setattr(run, "build_pipeline", build)
+
+
+@pytest.fixture
+def moody(monkeypatch: pytest.MonkeyPatch, task_file: Path) -> MoodyMapper:
+    """The stage 2 of `--system rules`; set `down` to False and it reads everything."""
+    from pipeline import run
+
+    task = load_task(task_file)
+    mapper = MoodyMapper(task)
+    monkeypatch.setattr(run, "build_pipeline", lambda filled, prov: run.Pipeline(task, WordFlagger(task), mapper, prov))
+    return mapper
+
+
+@pytest.fixture
+def rows_of() -> Callable[[int], list[dict[str, object]]]:
+    """So many report rows, six kinds in turn."""
+    return report_rows
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
     python slow_radtag.py SECONDS_A_REPORT [radtag arguments]
 
 A report that holds DIE ends its process like a crash would. With RADTAG_TEST_DIE_ONCE=FILE only while FILE does not exist.
+With RADTAG_TEST_CLOCK_BACK_S the clock on the wall is that many seconds behind.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def set_clock_back(seconds: float) -> None:
+    right_time = time.time
+    time.time = lambda: right_time() - seconds
+
+
 def build_slowly(filled: Any, provenance: Mapping[str, str]) -> run.Pipeline:
     task = load_task(filled.task)
     return run.Pipeline(task, None, SlowMapper(task.keys), provenance)  # type: ignore[arg-type]
@@ -51,6 +57,9 @@ def build_slowly(filled: Any, provenance: Mapping[str, str]) -> run.Pipeline:
 
 settings.RESULT_CODE = ()  # these tests are about parts, not about the fingerprint of code that is being edited beside them
 run.build_pipeline = build_slowly  # type: ignore[assignment]
+
+if "RADTAG_TEST_CLOCK_BACK_S" in os.environ:
+    set_clock_back(float(os.environ["RADTAG_TEST_CLOCK_BACK_S"]))
 
 if __name__ == "__main__":
     from pipeline.cli import app

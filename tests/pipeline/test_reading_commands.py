@@ -216,6 +216,31 @@ def test_verify_names_parts_that_do_not_belong_and_inputs_that_are_gone(radtag, 
     assert (result.exit_code, "input cannot be compared" in result.stderr) == (1, True)
 
 
+def test_parts_that_a_stopped_run_has_not_written_are_not_finished_and_no_problem(radtag, run_folder: Path) -> None:
+    (run_folder / "summary.json").unlink()  # as a run that was killed leaves it
+    absent, torn, begun, *_ = sorted((run_folder / "parts").glob("*.jsonl"))
+    absent.unlink()
+    torn.write_bytes(torn.read_bytes()[:50])
+    begun.rename(begun.with_name(begun.name + ".tmp"))
+    for part in (absent, torn, begun):
+        part.with_name(part.name + ".sha256").unlink()
+    result = radtag("verify", run_folder)
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert "36 records of 60 reports in 5 whole parts, 0 problems" in result.stdout
+    assert "not finished yet: 3 parts, 24 reports; go on with 'radtag tag … --resume'" in result.stdout
+
+
+def test_a_written_part_that_is_gone_or_changed_is_a_problem_in_a_stopped_run_too(radtag, run_folder: Path) -> None:
+    (run_folder / "summary.json").unlink()
+    gone, flipped, *_ = sorted((run_folder / "parts").glob("*.jsonl"))
+    gone.unlink()
+    flipped.write_bytes(flipped.read_bytes().replace(b"r8", b"r9", 1))
+    result = radtag("verify", run_folder)
+    assert result.exit_code == 1
+    assert f"{gone.name} is missing" in result.stderr
+    assert f"{flipped.name} is damaged" in result.stderr
+
+
 @pytest.mark.parametrize("command", ["show", "export", "verify"])
 def test_a_folder_without_a_run_is_one_line(radtag, tmp_path: Path, command: str) -> None:
     assert radtag(command, tmp_path / "none").stderr == f"radtag: {tmp_path}/none: does not exist\n"
@@ -287,7 +312,7 @@ def test_commands_of_other_packages_are_listed_without_loading_and_run_when_call
     monkeypatch.syspath_prepend(tmp_path)
     entry = EntryPoint("later", "later_command:app", "radtag.commands")
     monkeypatch.setattr("pipeline.command_group.entry_points", lambda group: [entry])
-    assert "  later   Comes late.\n" in radtag("--help").stdout
+    assert "later Comes late." in " ".join(radtag("--help").stdout.split())
     assert "later_command" not in sys.modules
     assert radtag("later", 41).stdout == "42\n"
     assert radtag("later", "x").exit_code == 2

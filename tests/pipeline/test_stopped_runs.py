@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import signal
 import socket
@@ -167,6 +169,24 @@ def test_a_really_full_disk_is_one_line_and_leaves_whole_parts(start, many_repor
     checked = {name for name in parts_of(tiny_disk / "out") if name.endswith(".sha256")}
     assert checked
     assert all(parts_of(tiny_disk / "out")[name] == whole[name] for name in checked)
+
+
+def test_a_clock_that_was_set_back_changes_nothing(start, many_reports, tmp_path: Path, whole, parts_of) -> None:
+    out = tmp_path / "out"
+    killed = start(many_reports, out, seconds=0.02)
+    wait_for_parts(out, 3)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    in_ten_years = time.time() + 10 * 365 * 86400
+    for path in (out, *out.rglob("*")):
+        os.utime(path, (in_ten_years, in_ten_years))
+    standing = {path.name: path.stat().st_ino for path in (out / "parts").glob("*.sha256")}
+    resumed = start(many_reports, out, "--resume", env={"RADTAG_TEST_CLOCK_BACK_S": "3e8"})
+    _, errors = resumed.communicate(timeout=60)
+    assert resumed.returncode == 1, errors
+    assert parts_of(out) == whole
+    assert all((out / "parts" / name).stat().st_ino == inode for name, inode in standing.items())  # not written again
+    assert 0 <= json.loads((out / "summary.json").read_text())["seconds"] < 60
 
 
 def with_a_deadly_report(path: Path) -> Path:

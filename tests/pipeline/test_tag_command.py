@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tag, many_reports: Path, tmp
         (("--engine", "locl"), "engine 'locl' is not known; did you mean 'local'?"),
         (("--encoding", "cp94"), "encoding 'cp94' is not known; did you mean 'cp949'?"),
         (("--task", "chest_tc"), "task 'chest_tc' is not known; did you mean 'chest_ct'?"),
-        (("--workres", "2"), "No such option: --workres (Possible options: --workers)"),
+        (("--workres", "2"), "No such option: --workres (Possible options: --where, --workers)"),
         (("--workers", "0"), "--workers"),
         (("--gpu-layers", "-2"), "gpu_layers"),
         (("--model", "m.gguf"), "system 'rules' uses no model; --model goes with two-stage or llm"),

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.schema import Task, load_task
 from stage1_encoder.encoder import Encoder, EncoderError, default_weights
+from stage1_encoder.marks import WindowCut
 from stage1_encoder.model import KeyFlagModel
-from stage1_encoder.onnx import onnx_logits, torch_logits
+from stage1_encoder.onnx import onnx_logits, read_back, torch_logits
 from stage1_encoder.tokenizer import ReportTokenizer
 
 TEXTS = [
@@ -26,19 +28,19 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def encoder(tiny_weights: Path) -> Encoder:
-    return Encoder.load(tiny_weights)
+def encoder(tiny_weights: Path, tiny_task: Task) -> Encoder:
+    return Encoder.load(tiny_weights, task=tiny_task)
 
 
 @given(seed=st.integers(0, 1000), batch=st.integers(1, 6), threads=st.sampled_from([1, 2]))
 @settings(max_examples=15, deadline=None)
 def test_flags_do_not_depend_on_order_batch_or_threads(
-    tiny_weights: Path, encoder: Encoder, seed: int, batch: int, threads: int
+    tiny_weights: Path, tiny_task: Task, encoder: Encoder, seed: int, batch: int, threads: int
 ) -> None:
     alone = [encoder.flag([text])[0] for text in TEXTS]
     order = list(range(len(TEXTS)))
     random.Random(seed).shuffle(order)
-    other = encoder if threads == 1 else Encoder.load(tiny_weights, threads=threads)
+    other = encoder if threads == 1 else Encoder.load(tiny_weights, task=tiny_task, threads=threads)
     flags = [
         flag
         for start in range(0, len(order), batch)
@@ -51,22 +53,50 @@ def test_flags_do_not_depend_on_order_batch_or_threads(
 
 
 def test_a_long_text_has_the_maximum_of_its_windows(
-    encoder: Encoder, tiny_model: tuple[KeyFlagModel, ReportTokenizer], tiny_weights: Path
+    encoder: Encoder, tiny_model: tuple[KeyFlagModel, ReportTokenizer], tiny_weights: Path, tiny_task: Task
 ) -> None:
-    tokenizer = tiny_model[1]
     text = TEXTS[4]
-    windows = tokenizer.windows(tokenizer.encode(text).ids, window_tokens=24, overlap_tokens=6)
+    windows = WindowCut(tiny_model[1], tiny_task, 24, 6).windows(text)
     assert len(windows) > 2
-    assert encoder.logits([text])[0] == pytest.approx(onnx_logits(tiny_weights / "model.onnx", windows).max(axis=0), abs=1e-6)
+    by_window = onnx_logits(tiny_weights / "model.onnx", windows, n_keys=3)
+    assert encoder.logits([text])[0] == pytest.approx(by_window.max(axis=0), abs=1e-6)
 
 
-def test_float_onnx_is_torch_and_int8_is_near(tiny_model: tuple[KeyFlagModel, ReportTokenizer], tiny_weights: Path) -> None:
+def test_float_onnx_is_torch_and_int8_is_near(
+    tiny_model: tuple[KeyFlagModel, ReportTokenizer], tiny_weights: Path, tiny_task: Task
+) -> None:
     model, tokenizer = tiny_model
-    windows = [w for text in TEXTS for w in tokenizer.windows(tokenizer.encode(text).ids, window_tokens=24, overlap_tokens=6)]
+    windows = [window for text in TEXTS for window in WindowCut(tokenizer, tiny_task, 24, 6).windows(text)]
+    assert any(window.marks for window in windows)
     by_torch = torch_logits(model, windows)
     assert by_torch.std() > 0.01
-    assert np.abs(onnx_logits(tiny_weights / "float.onnx", windows) - by_torch).max() < 1e-4
-    assert np.abs(onnx_logits(tiny_weights / "model.onnx", windows) - by_torch).max() < 0.2
+    assert np.abs(onnx_logits(tiny_weights / "float.onnx", windows, n_keys=3) - by_torch).max() < 1e-4
+    assert np.abs(onnx_logits(tiny_weights / "model.onnx", windows, n_keys=3) - by_torch).max() < 0.2
+
+
+@pytest.mark.parametrize("precision", ["float", "model"])
+def test_the_logits_of_a_window_are_the_same_bits_after_any_other(
+    tiny_model: tuple[KeyFlagModel, ReportTokenizer], tiny_weights: Path, tiny_task: Task, precision: str
+) -> None:
+    windows = [window for text in TEXTS for window in WindowCut(tiny_model[1], tiny_task, 24, 6).windows(text)]
+    path = tiny_weights / f"{precision}.onnx"
+    alone = np.concatenate([onnx_logits(path, [window], n_keys=3) for window in windows])
+    backwards = onnx_logits(path, windows[::-1], n_keys=3)[::-1]
+    assert (alone == onnx_logits(path, windows, n_keys=3)).all()
+    assert (alone == backwards).all()
+
+
+def test_an_int8_file_read_back_is_the_torch_model_within_the_rounding_of_its_weights(
+    tiny_model: tuple[KeyFlagModel, ReportTokenizer], tiny_weights: Path, tiny_task: Task
+) -> None:
+    model, tokenizer = tiny_model
+    windows = [window for text in TEXTS for window in WindowCut(tokenizer, tiny_task, 24, 6).windows(text)]
+    again = read_back(tiny_weights / "model.onnx")
+    for name, tensor in model.body.state_dict().items():
+        if tensor.ndim == 2 and "embeddings" not in name:
+            assert (again.body.state_dict()[name] - tensor).abs().max() <= tensor.abs().max() / 30, name
+    assert np.abs(torch_logits(again, windows) - torch_logits(model, windows)).max() < 0.2
+    assert np.abs(torch_logits(again, windows) - onnx_logits(tiny_weights / "model.onnx", windows, n_keys=3)).max() < 0.2
 
 
 def test_no_path_of_the_exporting_machine_is_in_the_model(tiny_weights: Path) -> None:
@@ -116,14 +146,14 @@ def test_the_tokenizer_of_another_training_is_refused(tiny_weights: Path, tmp_pa
         Encoder.load(folder)
 
 
-def test_content_hash_follows_every_file(tiny_weights: Path, tmp_path: Path, encoder: Encoder) -> None:
+def test_content_hash_follows_every_file(tiny_weights: Path, tmp_path: Path, encoder: Encoder, tiny_task: Task) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(tiny_weights, folder)
-    assert Encoder.load(folder).content_hash == encoder.content_hash
+    assert Encoder.load(folder, task=tiny_task).content_hash == encoder.content_hash
     config = json.loads((folder / "config.json").read_text())
     config["thresholds"]["mass"]["hint"] = 0.25
     (folder / "config.json").write_text(json.dumps(config))
-    assert Encoder.load(folder).content_hash != encoder.content_hash
+    assert Encoder.load(folder, task=tiny_task).content_hash != encoder.content_hash
 
 
 def test_zero_threads_are_refused(tiny_weights: Path) -> None:
@@ -133,8 +163,6 @@ def test_zero_threads_are_refused(tiny_weights: Path) -> None:
 
 @pytest.mark.parametrize("task", ["chest_ct", "brain_mri"])
 def test_shipped_weights_flag_the_keys_of_their_task(task: str) -> None:
-    from configs.schema import load_task
-
     encoder = Encoder.load(default_weights(task))
     assert encoder.task_name == task
     assert encoder.keys == load_task(task).keys
@@ -143,8 +171,15 @@ def test_shipped_weights_flag_the_keys_of_their_task(task: str) -> None:
     assert sum(path.stat().st_size for path in default_weights(task).iterdir()) < 15e6
 
 
-def test_a_logit_that_is_no_number_is_an_error_and_never_a_flag(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = Encoder.load(tiny_weights)
+def test_weights_of_another_task_are_refused(tiny_weights: Path) -> None:
+    with pytest.raises(EncoderError, match="weights of task 'tiny'; their keys are not those of task 'chest_ct'"):
+        Encoder.load(tiny_weights, task=load_task("chest_ct"))
+
+
+def test_a_logit_that_is_no_number_is_an_error_and_never_a_flag(
+    tiny_weights: Path, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Encoder.load(tiny_weights, task=tiny_task)
     monkeypatch.setattr(broken, "_run", lambda window: np.full(len(broken.keys), np.nan, dtype=np.float32))
     with pytest.raises(FloatingPointError, match="no finite number"):
         broken.flag(["A nodule."])

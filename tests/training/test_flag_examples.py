@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.contracts import Report
 from configs.schema import Task
+from stage1_encoder.marks import WindowCut
 from stage1_encoder.tokenizer import ReportTokenizer
 from stage1_encoder.weak_labels import KeywordFlagger
-from training.corpus import read_corpus
-from training.flag_examples import ExampleMaker, FlagExample, WindowCut
+from training.augment import LabelledText
+from training.corpus import CorpusError, read_corpus
+from training.flag_examples import ExampleMaker, FlagExample, weak_texts
 from training.settings import AugmentationSettings
 
 ALL = AugmentationSettings(
@@ -28,17 +29,17 @@ ALL = AugmentationSettings(
 @pytest.fixture
 def cut(tiny_corpus: Path, tiny_task: Task) -> WindowCut:
     texts = [item.report.text for item in read_corpus(tiny_corpus, tiny_task).splits["train"]]
-    return WindowCut(ReportTokenizer.train(texts, vocabulary_size=500), window_tokens=48, overlap_tokens=8)
+    return WindowCut(ReportTokenizer.train(texts, vocabulary_size=500), tiny_task, window_tokens=48, overlap_tokens=8)
 
 
 def _maker(task: Task, corpus: Path, cut: WindowCut, settings: AugmentationSettings, *, copies: int) -> ExampleMaker:
-    weak = [Report("w1", "No mass. 종괴 없음."), Report("w2", "Normal.")]
+    weak = [LabelledText("No mass. 종괴 없음.", {"mass": ()}), LabelledText("Normal.", {})]
     reports = read_corpus(corpus, task).splits["train"]
     return ExampleMaker(task, cut, reports, settings, copies=copies, seed=4, weak=weak, weak_weight=0.25)
 
 
 def _text(example: FlagExample, cut: WindowCut) -> str:
-    return cut.tokenizer.decode(example.windows[0])
+    return cut.tokenizer.decode(example.windows[0].ids)
 
 
 def test_an_epoch_is_a_function_of_its_number(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:
@@ -78,8 +79,44 @@ def test_augmented_labels_stay_true(tiny_task: Task, tiny_corpus: Path, cut: Win
     assert changed > 20
 
 
-def test_weak_labels_come_from_keywords_with_their_own_weight(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:
+def test_weak_texts_without_labels_get_those_of_keywords(tiny_task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text(
+        '{"report_id": "w1", "text": "No mass. 종괴 없음."}\n{"report_id": "w2", "text": "Normal."}\n', encoding="utf-8"
+    )
+    assert weak_texts(path, tiny_task) == [LabelledText("No mass. 종괴 없음.", {"mass": ()}), LabelledText("Normal.", {})]
+
+
+def test_weak_texts_with_labels_keep_them(tiny_task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "weak.jsonl"
+    path.write_text('{"report_id": "w1", "task": "tiny", "text": "No mass. Nodule.", "labels": {"nodule": []}}\n', encoding="utf-8")
+    assert weak_texts(path, tiny_task) == [LabelledText("No mass. Nodule.", {"nodule": ()})]
+
+
+def test_a_weak_file_with_labels_on_some_lines_only_is_refused_with_the_line(tiny_task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "weak.jsonl"
+    rows = ['{"report_id": "w1", "text": "Normal."}', '{"report_id": "w2", "text": "Mass.", "labels": {"mass": []}}']
+    path.write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"weak\.jsonl:2: has labels"):
+        weak_texts(path, tiny_task)
+    path.write_text(
+        '{"report_id": "w1", "task": "tiny", "text": "Mass.", "labels": {}}\n{"report_id": "w2", "task": "tiny", "text": "Mass."}',
+        encoding="utf-8",
+    )
+    with pytest.raises(CorpusError, match=r"weak\.jsonl:2: field 'labels' is missing"):
+        weak_texts(path, tiny_task)
+
+
+def test_weak_labels_have_their_own_weight(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:
     weak = _maker(tiny_task, tiny_corpus, cut, ALL, copies=1).examples(0)[20:]
     assert [example.weight for example in weak] == [0.25, 0.25]
     assert weak[0].targets == tuple(float(key == "mass") for key in tiny_task.keys)
     assert sum(weak[1].targets) == 0
+
+
+def test_lost_marks_leave_tokens_and_labels(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:
+    kept = _maker(tiny_task, tiny_corpus, cut, AugmentationSettings(), copies=2).examples(1)[20:40]
+    lost = _maker(tiny_task, tiny_corpus, cut, AugmentationSettings(lose_marks=1), copies=2).examples(1)[20:40]
+    assert any(window.marks for example in kept for window in example.windows)
+    assert not any(window.marks for example in lost for window in example.windows)
+    assert [(e.windows[0].ids, e.targets) for e in lost] == [(e.windows[0].ids, e.targets) for e in kept]

@@ -166,7 +166,7 @@ def test_the_optimiser_holds_every_parameter() -> None:
         assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
         for group in groups:
             assert (group["weight_decay"] > 0) == all(parameter.ndim >= 2 for parameter in group["params"])
-    head = {id(parameter) for parameter in models[0].head.parameters()}  # type: ignore[union-attr]
+    head = {id(parameter) for name, parameter in models[0].named_parameters() if not name.startswith("body.")}
     rates = {id(p): group["peak_rate"] for group in parameter_groups(models[0], SETTINGS) for p in group["params"]}
     assert all((rate == 0.02) == (parameter in head) for parameter, rate in rates.items())
 
@@ -185,7 +185,9 @@ def test_a_step_moves_every_parameter_of_the_head(tmp_path: Path) -> None:
             return [(5.0, 6.0, 7.0, 8.0)]
 
         def loss(self, batch: Sequence[tuple[float, ...]], device: torch.device) -> Tensor:
-            return nn.functional.binary_cross_entropy_with_logits(model(torch.tensor(batch).long()), torch.ones(1, 3))
+            return nn.functional.binary_cross_entropy_with_logits(
+                model(torch.tensor(batch).long(), torch.eye(4, 3)[None]), torch.ones(1, 3)
+            )
 
     before = {name: parameter.clone() for name, parameter in model.head.named_parameters()}
     train(OneStep(), SETTINGS.model_copy(update={"epochs": 1}), tmp_path, fingerprint={}, progress=_ignore)

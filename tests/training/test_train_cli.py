@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from configs.schema import Task
 from stage1_encoder.checkpoint import latest_checkpoint
 from stage1_encoder.encoder import Encoder
 from training.cli import app
@@ -34,7 +35,9 @@ def runs(tmp_path: Path, tiny_settings: dict[str, Path]) -> Path:
     return runs
 
 
-def test_tokenizer_pretrain_finetune_make_a_working_encoder(tmp_path: Path, tiny_settings: dict[str, Path], runs: Path) -> None:
+def test_tokenizer_pretrain_finetune_make_a_working_encoder(
+    tmp_path: Path, tiny_settings: dict[str, Path], runs: Path, tiny_task: Task
+) -> None:
     code, output = _train("pretrain", tiny_settings["pretrain"], runs / "pretrain")
     assert code == 0, output
     _change(tiny_settings["finetune"], start=str(runs / "pretrain"))
@@ -43,7 +46,7 @@ def test_tokenizer_pretrain_finetune_make_a_working_encoder(tmp_path: Path, tiny
     assert "dev n=10, micro F1 " in output
     weights = tmp_path / "weights"
     assert sorted(path.name for path in weights.iterdir()) == ["MODEL_CARD.md", "config.json", "model.onnx", "tokenizer.json"]
-    encoder = Encoder.load(weights)
+    encoder = Encoder.load(weights, task=tiny_task)
     assert encoder.keys == ("nodule", "mass", "effusion")
     (flags,) = encoder.flag(["No nodule."])
     assert set(flags.probability) == set(encoder.keys)

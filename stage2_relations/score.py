@@ -1,0 +1,174 @@
+"""Stage 2 by scores: one read of the report, one branch a subject, and the log-odds of every value at one position.
+
+What the model says is weighed against what stage 1 and the rules say (combine.py). Nothing is generated, so nothing can be
+unreadable; a value that the report does not mention is never offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from configs.contracts import EntityFinding, EntityFlags, Reading, Relation, Report, Span, Unread
+from configs.schema import Task
+from stage2_relations.branches import ABSENT, BranchModel, BranchPrompt, BranchTokenCounter
+from stage2_relations.combine import Combination, bounded_log_odds, log_odds
+from stage2_relations.ground import Evidence, EvidenceReader, implied_values
+from stage2_relations.language_model import LanguageModelError
+from stage2_relations.windows import report_windows
+
+__all__ = ["BranchMapper", "ReportScores", "presence_features", "relation_features"]
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ReportScores:
+    """What the model says of one report: log-odds of presence for every subject asked, and of each value it was offered."""
+
+    presence: Mapping[str, float]
+    values: Mapping[str, Mapping[str, float]]
+
+
+class BranchMapper:
+    """A RelationMapper over a BranchModel and the weights that combine it with stage 1 and the rules.
+
+    With flags the subjects asked are those that stage 1 hints or decides, and those that the rules find asserted though stage 1
+    missed them. Without flags they are all that the text names.
+    """
+
+    def __init__(self, task: Task, model: BranchModel, combination: Combination, *, grounding: bool = True) -> None:
+        """`grounding` offers only values that the report mentions; without it every value of the subject is offered.
+
+        Raises:
+            ConfigError: a subject can have more values than there are letters.
+        """
+        self._task, self._model, self._combination, self._grounding = task, model, combination, grounding
+        self._evidence = EvidenceReader(task)
+        self._prompt = BranchPrompt(task)
+
+    def relate(self, reports: Sequence[Report], flags: Sequence[EntityFlags | None]) -> list[Reading | Unread]:
+        """One result a report; a report that the model cannot read is Unread, and the others go on."""
+        return [self._relate_one(report, flag) for report, flag in zip(reports, flags, strict=True)]
+
+    def _relate_one(self, report: Report, flags: EntityFlags | None) -> Reading | Unread:
+        try:
+            evidence, scores = self.scores(report.text, flags)
+        except LanguageModelError as error:
+            return Unread(str(error))
+        return self._reading(evidence, flags, scores)
+
+    def scores(self, text: str, flags: EntityFlags | None) -> tuple[Evidence, ReportScores]:
+        """The evidence in a text and the model's scores. Raises LanguageModelError."""
+        evidence = self._evidence.read(text)
+        asked = self._asked(evidence, flags)
+        if not asked:
+            return evidence, ReportScores({}, {})
+        hinted = () if flags is None else tuple(key for key in self._task.keys if key in flags.hinted)
+        presence: dict[str, float] = {}
+        values: dict[str, dict[str, float]] = {key: {} for key in asked}
+        for window in self._windows(evidence, hinted, asked):
+            shown = text if window is None else text[window.start : window.end]
+            for key, letters in self._read(shown, hinted, asked).items():
+                presence[key] = max(presence.get(key, -letters[ABSENT]), -letters[ABSENT])
+                for value, letter in self._prompt.branch(key).letters.items():
+                    values[key][value] = max(values[key].get(value, letters[letter]), letters[letter])
+        offered = {key: {v: values[key][v] for v in self._offered(evidence, key)} for key in asked}
+        return evidence, ReportScores(presence, offered)
+
+    def _asked(self, evidence: Evidence, flags: EntityFlags | None) -> tuple[str, ...]:
+        return tuple(
+            key
+            for key in self._task.keys
+            if (flags is not None and (key in flags.hinted or key in flags.decided))
+            or (evidence.names([key]) if flags is None else evidence.asserts([key]))
+        )
+
+    def _read(self, shown: str, hinted: Sequence[str], asked: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Log-odds of every letter against the reference, by subject."""
+        letters = self._prompt.letters
+        texts = [self._prompt.branch(key).text for key in asked]
+        rows = self._model.branch_logits(self._prompt.trunk(shown, hinted), texts, letters)
+        return {
+            key: {letter: score - row[-1] for letter, score in zip(letters, row, strict=True)}
+            for key, row in zip(asked, rows, strict=True)
+        }
+
+    def _windows(self, evidence: Evidence, hinted: Sequence[str], asked: Sequence[str]) -> Sequence[Span | None]:
+        model = self._model
+        if not isinstance(model, BranchTokenCounter):
+            return [None]
+        texts = [self._prompt.branch(key).text for key in asked]
+
+        def size(part: str) -> int:
+            return model.count_branch_tokens(self._prompt.trunk(part, hinted), texts)
+
+        if size(evidence.text) <= model.context_tokens:
+            return [None]
+        without = size("")
+        try:
+            return report_windows(
+                evidence.text, evidence.mentions.sentences, lambda part: size(part) - without, model.context_tokens - without
+            )
+        except ValueError:
+            raise LanguageModelError(
+                f"context of {model.context_tokens} tokens is too small: the question without a report has {without}"
+            ) from None
+
+    def _offered(self, evidence: Evidence, key: str) -> list[str]:
+        values = self._prompt.branch(key).letters
+        if not self._grounding:
+            return list(values)
+        mentioned = {mention.name for mention in evidence.mentions.values if mention.assertion == "present"}
+        linked = {relation.value for relation in evidence.rules.relations if relation.subject == key and relation.value_span}
+        return [value for value in values if value in mentioned or value in linked]
+
+    def _reading(self, evidence: Evidence, flags: EntityFlags | None, scores: ReportScores) -> Reading:
+        findings = []
+        relations = []
+        for key in self._task.keys:
+            if key not in scores.presence:
+                findings.append(EntityFinding(key, False, None if flags is None else flags.probability[key]))
+                continue
+            probability = self._combination.presence(presence_features(key, evidence, flags, scores))
+            present = probability >= THRESHOLD
+            findings.append(EntityFinding(key, present, probability, evidence.asserted_spans(key) if present else ()))
+            if not present:
+                continue
+            relations += [Relation(key, value, probability) for value in implied_values(self._task, key)]
+            for value in scores.values[key]:
+                given_presence = self._combination.relation(relation_features(key, value, evidence, scores))
+                if given_presence >= THRESHOLD:
+                    relations.append(Relation(key, value, probability * given_presence))
+        ordered = sorted(relations, key=lambda relation: list(self._task.values).index(relation.value))
+        ordered.sort(key=lambda relation: self._task.keys.index(relation.subject))
+        return Reading(tuple(findings), tuple(evidence.grounded(ordered, drop=self._grounding)))
+
+
+def presence_features(key: str, evidence: Evidence, flags: EntityFlags | None, scores: ReportScores) -> dict[str, float]:
+    """By the names of PRESENCE_FEATURES: log-odds of stage 1 and of the model, and whether the rules assert or name the key."""
+    return {
+        "encoder": 0.0 if flags is None else log_odds(flags.probability[key]),
+        "model": bounded_log_odds(scores.presence[key]),
+        "asserted": float(evidence.asserts([key])),
+        "named": float(evidence.names([key])),
+    }
+
+
+def relation_features(key: str, value: str, evidence: Evidence, scores: ReportScores) -> dict[str, float]:
+    """By the names of RELATION_FEATURES: the model's log-odds, the rules' link, and how near the value's nearest mention stands."""
+    linked = {relation.value for relation in evidence.rules.relations if relation.subject == key and relation.value_span}
+    distance = _sentences_apart(evidence, key, value)
+    return {
+        "model": bounded_log_odds(scores.values[key][value]),
+        "linked": float(value in linked),
+        "linked_elsewhere": float(bool(linked) and value not in linked),
+        "same_sentence": float(distance == 0),
+        "next_sentence": float(distance == 1),
+    }
+
+
+def _sentences_apart(evidence: Evidence, key: str, value: str) -> int | None:
+    homes: Collection[int] = {m.sentence for m in evidence.mentions.entities if m.name == key and m.assertion == "present"}
+    places = {m.sentence for m in evidence.mentions.values if m.name == value and m.assertion == "present"}
+    return min((abs(home - place) for home in homes for place in places), default=None)

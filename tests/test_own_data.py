@@ -1,0 +1,96 @@
+"""docs/OWN_DATA.md is run: its files and its commands, one after the other, on a small model and a small archive."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.cli import main
+
+GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "OWN_DATA.md").read_text(encoding="utf-8")
+FILES: dict[str, str] = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", GUIDE, re.DOTALL))
+COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
+N_ARCHIVE = 3
+SMALL = {"layers": 1, "width": 32, "heads": 4, "feed_forward": 64, "window_tokens": 48}
+SEEN = {"cyst": "1.2 cm cyst in the right lobe.", "stone": "담석 보임.", "mass": "Mass, left lobe, 3 cm."}
+UNSEEN = {"cyst": "낭종 없음.", "stone": "No gallstone.", "mass": "No mass."}
+VALUES: dict[str, list[str]] = {"cyst": ["right_lobe"], "stone": [], "mass": ["left_lobe"]}
+
+
+def _text(number: int) -> tuple[str, dict[str, list[str]]]:
+    present = [key for bit, key in enumerate(SEEN) if number >> bit & 1]
+    lines = [SEEN[key] if key in present else UNSEEN[key] for key in SEEN]
+    return " ".join(lines[number % 3 :] + lines[: number % 3]), {key: VALUES[key] for key in present}
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of the guide, with a model of one small layer, and reports for them."""
+    monkeypatch.chdir(tmp_path)
+    for name, body in FILES.items():
+        values = yaml.safe_load(body)
+        if "loop" in values:
+            values |= {"shape": SMALL, "loop": values["loop"] | {"epochs": 1, "threads": 1, "device": "cpu", "bf16": False}}
+            values["start"] = "random" if values["start"] == "minilm" else values["start"]
+        if "vocabulary_size" in values:
+            values["vocabulary_size"] = 400
+        if "weak_labels" in values:
+            values |= {"overlap_tokens": 8, "copies": 2}
+        text = body if name == "sono.yaml" else yaml.safe_dump(values)
+        Path(name).write_text(text, encoding="utf-8")
+    Path("annotated").mkdir()
+    for split, first, n_reports in (("train", 0, 24), ("dev", 40, 16), ("test", 80, 4)):
+        with Path("annotated", f"{split}.jsonl").open("w", encoding="utf-8") as file:
+            for number in range(first, first + n_reports):
+                text, labels = _text(number)
+                row = {"report_id": f"u{number}", "task": "sono", "patient_id": f"p{number}", "text": text, "labels": labels}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with Path("archive.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["report_id", "text"])
+        writer.writerows([f"a{number}", _text(number)[0]] for number in range(N_ARCHIVE))
+    return tmp_path
+
+
+def _radtag(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def test_the_guide_has_its_files_and_commands() -> None:
+    assert list(FILES) == ["sono.yaml", "tokenizer.yaml", "pretrain.yaml", "finetune.yaml"]
+    assert sum(command.startswith("radtag train ") for command in COMMANDS) == 4
+    assert all(command.startswith("radtag ") for command in COMMANDS)
+    json.loads(re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)[0])
+
+
+@pytest.mark.llm
+def test_every_command_of_the_guide_runs_in_its_order(
+    hospital: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in COMMANDS:
+        code = _radtag(command, monkeypatch)
+        output = capsys.readouterr()
+        assert code == 0, f"{command}\n{output.out}\n{output.err}"
+    weak = [json.loads(line) for line in Path("weak.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["labels"] for row in weak] == [_text(number)[1] for number in range(N_ARCHIVE)]
+    assert sorted(path.name for path in Path("weights/sono").iterdir()) == [
+        "MODEL_CARD.md",
+        "config.json",
+        "model.onnx",
+        "tokenizer.json",
+    ]
+    provenance = json.loads(Path("runs/archive/run.json").read_text(encoding="utf-8"))["provenance"]
+    assert provenance["task"] == "sono"
+    assert Path("runs/archive/summary.json").is_file()
