@@ -9,18 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from configs.yaml_lines import ConfigError
-from eval.benchmarks import (
-    ALL,
-    Benchmark,
-    benchmark_table,
-    check_name,
-    load_benchmark,
-    read_mapping,
-    run_benchmark,
-    write_benchmark,
-)
+from eval.benchmarks import benchmark_table, load_benchmark, run_benchmark, write_benchmark
 from eval.folds import run_with_folds, write_folds
 from eval.negex import run_negex
+from eval.public_sets import ALL, Benchmark, check_name, read_mapping
 from eval.systems import System, parse_systems
 from eval.tables import Table, write_tables
 from pipeline.tagging import Progress

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.schema import load_task
-from eval.benchmarks import ALL, Benchmark, CtRateMapping, benchmark_scope, csv_rows, once, share_text
 from eval.gold import GoldError, GoldReport, Labels
+from eval.public_sets import ALL, Benchmark, CtRateMapping, benchmark_scope, csv_rows, once, share_text
 
 PRESENT = {"1": True, "0": False, "1.0": True, "0.0": False}
 

@@ -20,8 +20,9 @@ import configs
 from configs.contracts import Reading, Report
 from configs.schema import Task
 from configs.yaml_lines import YamlFile
-from eval.benchmarks import Benchmark, by_subset
+from eval.benchmarks import by_subset
 from eval.gold import Answer, GoldError, GoldReport, read_gold_reports
+from eval.public_sets import Benchmark
 from eval.results import Results
 from eval.run import RECORDS_FOLDER, evaluate
 from eval.significance import N_RESAMPLES

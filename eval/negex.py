@@ -12,9 +12,9 @@ from configs.contracts import Span
 from configs.mentions import Mention, entity_mentions
 from configs.schema import Task, load_task
 from configs.yaml_lines import did_you_mean
-from eval.benchmarks import NegExMapping, share_text
 from eval.gold import GoldError, GoldReport, Labels
 from eval.metrics import Counts
+from eval.public_sets import NegExMapping, share_text
 from eval.significance import wilson
 from eval.systems import System, system_answers
 from eval.tables import Table

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema import Task, load_task
-from eval.benchmarks import ALL, Benchmark, OpenIMapping, benchmark_scope, csv_rows, once, share_text
 from eval.gold import GoldError, GoldReport, Labels
+from eval.public_sets import ALL, Benchmark, OpenIMapping, benchmark_scope, csv_rows, once, share_text
 from eval.score import Scope
 
 LOCATED = "located"

@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 
 from configs.schema import ConfigError, load_task
 from eval import folds as folds_module
-from eval.benchmarks import ALL, Benchmark, load_benchmark, read_mapping
+from eval.benchmarks import load_benchmark
 from eval.cli import app
 from eval.folds import out_of_fold_answers, write_folds
 from eval.gold import Answer, GoldError, Labels
 from eval.negex import condition_spans, mapped_key, read_negex, reader_score
 from eval.openi import CLEAN, LOCATED, read_code
+from eval.public_sets import ALL, Benchmark, read_mapping
 from eval.systems import SystemAnswers, TaggingSystem
 from pipeline.settings import settings
 
