@@ -120,7 +120,11 @@ def bench_stage2(
         raw = stack.enter_context(_loaded(files.model))
         shipped = raw if adapter is None else stack.enter_context(_loaded(files.model, adapter))
         packaged = None if files.packaged is None else stack.enter_context(_loaded(files.packaged))
-        combination = neutral_combination(task) if files.adapter is None else load_combination(files.adapter / COMBINE_FILE)
+        combination = (
+            neutral_combination(task)
+            if files.adapter is None
+            else load_combination(files.adapter / COMBINE_FILE, task_name=task.name)
+        )
         mappers: dict[str, RelationMapper] = {
             FREE_SCRATCH: PublishedWay(task, FromScratch(raw)),
             FREE_KEPT: PublishedWay(task, raw),

@@ -15,9 +15,18 @@ _SHIPPED = Path(__file__).resolve().parent / "adapters"
 
 
 def default_adapter(task_name: str) -> Path | None:
-    """The folder that ships for a task, made for the packaged model; None where none does."""
+    """The folder that ships for a task, made for the packaged model; None where none does.
+
+    Raises:
+        ModelFileError: the folder is not whole.
+    """
     folder = _SHIPPED / task_name
-    return folder if all((folder / name).is_file() for name in (ADAPTER_FILE, CONFIG_FILE, COMBINE_FILE)) else None
+    if not folder.is_dir():
+        return None
+    for name in (ADAPTER_FILE, CONFIG_FILE, COMBINE_FILE):
+        if not (folder / name).is_file():
+            raise ModelFileError(f"{folder}: {name} is missing; 'radtag train adapter', then 'radtag train combine' write it")
+    return folder
 
 
 def adapter_file(given: Path) -> Path:

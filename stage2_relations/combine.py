@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -36,14 +37,15 @@ class CombineError(Exception):
 
 
 class _Weights(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # nan would make every entity absent without an error.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     intercept: float
     weights: dict[str, float]
 
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format_version: int
+    format_version: Literal[1]
     task: str
     presence: _Weights
     relation: _Weights
@@ -76,8 +78,8 @@ class Combination:
         return _probability(self.relation_intercept, self.relation_weights, features)
 
 
-def load_combination(path: Path) -> Combination:
-    """Raises CombineError with the file and the field."""
+def load_combination(path: Path, *, task_name: str) -> Combination:
+    """Raises CombineError with the file and the field, or when the weights are of another task."""
     try:
         found = _File.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -85,6 +87,8 @@ def load_combination(path: Path) -> Combination:
     except ValidationError as error:
         first = error.errors()[0]
         raise CombineError(f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from None
+    if found.task != task_name:
+        raise CombineError(f"{path}: weights of task '{found.task}'; those of task '{task_name}' are expected")
     presence, relation = found.presence, found.relation
     return Combination(found.task, presence.intercept, presence.weights, relation.intercept, relation.weights)
 

@@ -262,7 +262,9 @@ def export(
         matrices = {name: parameter.detach() for name, parameter in lora.items()}
         save_adapter(file, learner.causal, matrices, alpha=settings.alpha, description=f"radtag {task.name}")
         agreement = compare(learner, dev[:N_COMPARED], LlamaCppModel.load(model_path, adapter=file), BranchPrompt(task))
-        if 1 - agreement.same_side > LARGEST_DISAGREEMENT:
+        if math.isnan(agreement.same_side):
+            raise TrainingError("torch gives no clear answer on dev, so the exported file cannot be compared; train longer")
+        if agreement.same_side < 1 - LARGEST_DISAGREEMENT:
             raise TrainingError(
                 f"llama.cpp and torch differ in {1 - agreement.same_side:.1%} of {agreement.n_clear} clear answers; "
                 f"at most {LARGEST_DISAGREEMENT:.0%} is expected"

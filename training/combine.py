@@ -83,7 +83,9 @@ def fit_combination(task: Task, reports: Sequence[AnnotatedReport], flagger: Fla
 def write_combination(result: CombineResult, path: Path, *, fitted: dict[str, str | int]) -> None:
     """Writes combine.json with the numbers of rows and what `fitted` says."""
     counts: dict[str, str | int] = {"n_presence": result.n_presence, "n_relations": result.n_relations}
-    path.write_text(combination_json(result.combination, fitted=fitted | counts), encoding="utf-8")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(combination_json(result.combination, fitted=fitted | counts), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _rows(task: Task, reports: Sequence[AnnotatedReport], flags: Sequence[EntityFlags], mapper: BranchMapper) -> tuple[Rows, Rows]:

@@ -206,7 +206,9 @@ def test_log_odds_are_bounded_and_odd(probability: float) -> None:
 def test_a_combination_is_read_back_as_written(tmp_path: Path) -> None:
     path = tmp_path / "combine.json"
     path.write_text(combination_json(trust(), fitted={"n_reports": 3}), encoding="utf-8")
-    assert load_combination(path) == Combination("any", 0.0, trust().presence_weights, 0.0, trust().relation_weights)
+    assert load_combination(path, task_name="any") == Combination(
+        "any", 0.0, trust().presence_weights, 0.0, trust().relation_weights
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,15 +217,18 @@ def test_a_combination_is_read_back_as_written(tmp_path: Path) -> None:
         ('"linked": 0.0,', "", "weights are of model"),
         ('"intercept": 0.0', '"intercept": "x"', "presence.intercept"),
         ("{", "", "content"),
+        ('"intercept": 0.0', '"intercept": NaN', "presence.intercept"),
+        ('"intercept": 0.0', '"intercept": 1e400', "presence.intercept"),
+        ('"task": "any"', '"task": "other"', "weights of task 'other'; those of task 'any' are expected"),
     ],
 )
 def test_a_broken_combination_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "combine.json"
     path.write_text(combination_json(trust(), fitted={}).replace(old, new, 1), encoding="utf-8")
     with pytest.raises(CombineError, match=rf"combine\.json: .*{message}|combine\.json: {message}"):
-        load_combination(path)
+        load_combination(path, task_name="any")
 
 
 def test_a_missing_combination_says_which_command_writes_it(tmp_path: Path) -> None:
     with pytest.raises(CombineError, match="'radtag train combine' writes it"):
-        load_combination(tmp_path / "combine.json")
+        load_combination(tmp_path / "combine.json", task_name="any")

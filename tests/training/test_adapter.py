@@ -271,7 +271,7 @@ def test_a_small_run_ends_in_a_folder_that_llama_cpp_reads_as_torch_does_and_tha
     write_split(corpus, "dev", placed_reports(40, prefix="d"))
     monkeypatch.setattr(combine_module, "Encoder", KeywordStage1)
     fitted = combine(settings.model_copy(update={"corpus": corpus}))
-    combination = load_combination(folder / "combine.json")
+    combination = load_combination(folder / "combine.json", task_name="tiny")
     assert combination == fitted.combination
     assert (combination.task, tuple(combination.presence_weights)) == ("tiny", PRESENCE_FEATURES)
     assert tuple(combination.relation_weights) == RELATION_FEATURES
