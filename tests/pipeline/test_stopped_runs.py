@@ -19,6 +19,11 @@ SCRIPT = Path(__file__).with_name("slow_radtag.py")
 ROOT = Path(__file__).parents[2]
 
 
+def hear_ctrl_c() -> None:
+    """Undoes what a shell does to the processes that it starts in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(task_file: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
@@ -40,6 +45,7 @@ def start(task_file: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             4,
         ]
         environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"} | popen.pop("env", {})  # type: ignore[operator]
+        popen.setdefault("preexec_fn", hear_ctrl_c)
         process = subprocess.Popen(
             [str(word) for word in [*command, *options]],
             stdout=subprocess.PIPE,
