@@ -123,7 +123,7 @@ def bench_stage2(
         combination = (
             neutral_combination(task)
             if files.adapter is None
-            else load_combination(files.adapter / COMBINE_FILE, task_name=task.name)
+            else load_combination(files.adapter / COMBINE_FILE, task_name=task.name, adapter=shipped.adapter_hash)
         )
         mappers: dict[str, RelationMapper] = {
             FREE_SCRATCH: PublishedWay(task, FromScratch(raw)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +13,7 @@ from eval.benchmarks import benchmark_table, load_benchmark, run_benchmark, writ
 from eval.folds import run_with_folds, write_folds
 from eval.negex import run_negex
 from eval.public_sets import ALL, Benchmark, check_name, read_mapping
-from eval.systems import System, parse_systems
+from eval.systems import ModelReading, System, parse_systems
 from eval.tables import Table, write_tables
 from pipeline.tagging import Progress
 
@@ -31,13 +31,20 @@ class BenchmarkOptions:
     encoder: Path | None = None
     model: Path | None = None
     gpu_layers: int = 0
+    reading: ModelReading = field(default_factory=ModelReading)
     threads: int = 1
     workers: int = 1
 
     def chosen(self, task: str) -> list[System]:
         """The systems for a task. With `weights` the encoder comes from each fold."""
         return parse_systems(
-            self.systems, task=task, encoder=self.encoder, model=self.model, gpu_layers=self.gpu_layers, threads=self.threads
+            self.systems,
+            task=task,
+            encoder=self.encoder,
+            model=self.model,
+            gpu_layers=self.gpu_layers,
+            reading=self.reading,
+            threads=self.threads,
         )
 
 
@@ -85,9 +92,10 @@ def _check_options(name: str, options: BenchmarkOptions) -> None:
         raise ConfigError("--weights takes the encoder of each fold; leave --encoder out")
     if options.folds is None and (options.add_training or options.finetune_settings):
         raise ConfigError("--add-training and --finetune-settings go with --folds")
-    if name == "negex" and (options.folds is not None or options.weights is not None or options.encoder is not None):
+    of_one_task = (options.folds, options.weights, options.encoder, options.reading.adapter)
+    if name == "negex" and any(given is not None for given in of_one_task):
         raise ConfigError(
-            "negex holds no reports to train on and asks two tasks; --folds, --weights and --encoder do not go with it"
+            "negex holds no reports to train on and asks two tasks; --folds, --weights, --encoder and --adapter do not go with it"
         )
 
 

@@ -12,6 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.model_options import (
+    Adapter,
+    GpuLayers,
+    HttpConcurrency,
+    ModelFile,
+    NoAdapter,
+    ReadBy,
+    Server,
+    ServerModel,
+    ServerPlain,
+    ServerTimeout,
+)
+
 if TYPE_CHECKING:
     from pipeline.tagging import Progress
 
@@ -45,8 +58,16 @@ def run(
         ),
     ] = "published-rules,rules,encoder,two-stage",
     encoder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Stage-1 weights; without it those of the task.")] = None,
-    model: Annotated[Path | None, typer.Option(metavar="GGUF", help="Language model file; without it the packaged one.")] = None,
-    gpu_layers: Annotated[int, typer.Option(help="Layers of the language model on the GPU; -1 means all.")] = 0,
+    model: ModelFile = None,
+    gpu_layers: GpuLayers = 0,
+    adapter: Adapter = None,
+    no_adapter: NoAdapter = False,
+    read: ReadBy = None,
+    server: Server = None,
+    server_model: ServerModel = None,
+    server_plain: ServerPlain = False,
+    server_timeout: ServerTimeout = 120.0,
+    http_concurrency: HttpConcurrency = 1,
     threads: Annotated[int, typer.Option(min=1, envvar="RADTAG_THREADS", help="Threads a worker.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each loads its own stages.")] = 1,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
@@ -59,12 +80,24 @@ def run(
         from configs.schema import load_task
         from eval.gold import read_gold_reports
         from eval.run import run_evaluation, write_evaluation
-        from eval.systems import parse_systems
+        from eval.systems import ModelReading, parse_systems
         from eval.verdict import verdict
 
         loaded = load_task(task)
         reports = read_gold_reports(gold, loaded)
-        chosen = parse_systems(systems, task=task, encoder=encoder, model=model, gpu_layers=gpu_layers, threads=threads)
+        reading = ModelReading(
+            adapter=adapter,
+            no_adapter=no_adapter,
+            read=read,
+            server=server,
+            server_model=server_model,
+            server_plain=server_plain,
+            server_timeout_s=server_timeout,
+            http_concurrency=http_concurrency,
+        )
+        chosen = parse_systems(
+            systems, task=task, encoder=encoder, model=model, gpu_layers=gpu_layers, reading=reading, threads=threads
+        )
         with ExitStack() as bars:
             results = run_evaluation(
                 loaded,
@@ -176,8 +209,16 @@ def benchmark(
         Path | None, typer.Option(metavar="DIR", help="Folder of trained folds: each report is read by the fold that left it out.")
     ] = None,
     encoder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Stage-1 weights; without it those of the task.")] = None,
-    model: Annotated[Path | None, typer.Option(metavar="GGUF", help="Language model file; without it the packaged one.")] = None,
-    gpu_layers: Annotated[int, typer.Option(help="Layers of the language model on the GPU; -1 means all.")] = 0,
+    model: ModelFile = None,
+    gpu_layers: GpuLayers = 0,
+    adapter: Adapter = None,
+    no_adapter: NoAdapter = False,
+    read: ReadBy = None,
+    server: Server = None,
+    server_model: ServerModel = None,
+    server_plain: ServerPlain = False,
+    server_timeout: ServerTimeout = 120.0,
+    http_concurrency: HttpConcurrency = 1,
     threads: Annotated[int, typer.Option(min=1, envvar="RADTAG_THREADS", help="Threads a worker.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each loads its own stages.")] = 1,
 ) -> None:
@@ -188,6 +229,7 @@ def benchmark(
     """
     with _one_line_errors(), ExitStack() as bars:
         from eval.benchmark_session import BenchmarkOptions, run_session
+        from eval.systems import ModelReading
 
         options = BenchmarkOptions(
             systems=systems,
@@ -199,6 +241,16 @@ def benchmark(
             encoder=encoder,
             model=model,
             gpu_layers=gpu_layers,
+            reading=ModelReading(
+                adapter=adapter,
+                no_adapter=no_adapter,
+                read=read,
+                server=server,
+                server_model=server_model,
+                server_plain=server_plain,
+                server_timeout_s=server_timeout,
+                http_concurrency=http_concurrency,
+            ),
             threads=threads,
             workers=workers,
         )
@@ -228,7 +280,7 @@ def results_page(
     ] = "published-rules,rules,encoder,llm,two-stage",
     render_only: Annotated[bool, typer.Option("--render-only", help="Write the page from the JSON file that is there.")] = False,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
-    gpu_layers: Annotated[int, typer.Option(help="Layers of the language model on the GPU; -1 means all.")] = 0,
+    gpu_layers: GpuLayers = 0,
     threads: Annotated[int, typer.Option(min=1, envvar="RADTAG_THREADS", help="Threads a worker.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each loads its own stages.")] = 1,
 ) -> None:

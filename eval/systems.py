@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from configs.schema import Task
 from configs.yaml_lines import did_you_mean
@@ -26,6 +27,24 @@ from pipeline.sinks import whole_file
 from pipeline.tagging import Progress, TagRequest, tag_archive
 
 SHORT_HEX = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReading:
+    """How the systems with a model have it read: fields of pipeline.settings.Settings, with its defaults."""
+
+    adapter: Path | None = None
+    no_adapter: bool = False
+    read: str | None = None
+    server: str | None = None
+    server_model: str | None = None
+    server_plain: bool = False
+    server_timeout_s: float = 120.0
+    http_concurrency: int = 1
+
+    def given(self) -> dict[str, Any]:
+        """The fields that are not as they are without being given."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +103,14 @@ def parse_systems(
     encoder: Path | None = None,
     model: Path | None = None,
     gpu_layers: int = 0,
+    reading: ModelReading = ModelReading(),
     threads: int = 1,
     grounding: bool = True,
 ) -> list[System]:
-    """`rules,encoder,ours=runs/ct` as systems; encoder and model go to those that use one.
+    """`rules,encoder,ours=runs/ct` as systems; encoder, model and how it is read go to those that use one.
 
     Raises:
-        SettingsError: an unknown or repeated name, or a path that does not exist.
+        SettingsError: an unknown or repeated name, a path that does not exist, or settings that go with no system.
     """
     systems: list[System] = []
     for item in (part.strip() for part in given.split(",")):
@@ -115,8 +135,13 @@ def parse_systems(
             gpu_layers=gpu_layers,
             threads=threads,
             grounding=grounding,
+            **(reading.given() if name in SYSTEMS_WITH_MODEL else {}),
         )
         systems.append(TaggingSystem(name, chosen))
+    unused = next(iter(reading.given()), None)
+    if unused is not None and not any(isinstance(system, TaggingSystem) and system.settings.needs_model for system in systems):
+        option = "server-timeout" if unused == "server_timeout_s" else unused.replace("_", "-")
+        raise SettingsError(f"--{option} goes with {' or '.join(SYSTEMS_WITH_MODEL)}; --systems '{given}' names neither")
     return systems
 
 
@@ -175,4 +200,4 @@ def _recorded(name: str, answers: Sequence[Answer], task: Task) -> SystemAnswers
     return SystemAnswers(name, tuple(answers), states, prints.pop() if len(prints) == 1 else None)
 
 
-__all__ = ["RecordedSystem", "System", "SystemAnswers", "TaggingSystem", "parse_systems", "system_answers"]
+__all__ = ["ModelReading", "RecordedSystem", "System", "SystemAnswers", "TaggingSystem", "parse_systems", "system_answers"]

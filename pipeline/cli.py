@@ -12,6 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.command_group import RadtagGroup
+from pipeline.model_options import (
+    Adapter,
+    GpuLayers,
+    HttpConcurrency,
+    ModelFile,
+    NoAdapter,
+    ReadBy,
+    Server,
+    ServerModel,
+    ServerPlain,
+    ServerTimeout,
+)
 from pipeline.timeline_cli import timeline
 
 if TYPE_CHECKING:
@@ -24,7 +36,6 @@ EXIT_SOME_ROWS_FAILED = 1
 EXIT_INTERRUPTED = 130
 SYSTEM_NAMES = "two-stage|encoder|llm|rules|published-rules"
 ENGINE_NAMES = "local|ray"
-READ_NAMES = "generate|score"
 DEFAULT_SHOWN = 20
 
 app = typer.Typer(
@@ -74,24 +85,17 @@ def tag(
         typer.Option(metavar="CONDITION", help="Only rows such as 'modality = CT', 'date >= 2020-01-01'; several must all hold."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many reports, the first ones that fit.")] = None,
-    model: Annotated[Path | None, typer.Option(metavar="GGUF", help="Language model file; without it the packaged one.")] = None,
+    model: ModelFile = None,
     encoder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Stage-1 weights; without it those of the task.")] = None,
-    gpu_layers: Annotated[int, typer.Option(help="Layers of the language model on the GPU; -1 means all.")] = 0,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Adapter folder, or GGUF file of LoRA matrices; without it that of the task."),
-    ] = None,
-    no_adapter: Annotated[bool, typer.Option("--no-adapter", help="The language model as it is.")] = False,
-    read: Annotated[
-        str | None, typer.Option(metavar=READ_NAMES, help="The model writes its answer, or scores of letters are read.")
-    ] = None,
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server in place of a model in this process.")
-    ] = None,
-    server_model: Annotated[str | None, typer.Option(metavar="NAME", help="What the server calls its model.")] = None,
-    server_plain: Annotated[bool, typer.Option("--server-plain", help="Send the server standard fields only, no grammar.")] = False,
-    server_timeout: Annotated[float, typer.Option(help="Seconds that the server has for an answer.")] = 120.0,
-    http_concurrency: Annotated[int, typer.Option(min=1, help="Reports on their way to the server at once.")] = 1,
+    gpu_layers: GpuLayers = 0,
+    adapter: Adapter = None,
+    no_adapter: NoAdapter = False,
+    read: ReadBy = None,
+    server: Server = None,
+    server_model: ServerModel = None,
+    server_plain: ServerPlain = False,
+    server_timeout: ServerTimeout = 120.0,
+    http_concurrency: HttpConcurrency = 1,
     grounding: Annotated[bool, typer.Option(help="Only values that the report mentions.")] = True,
     engine: Annotated[str, typer.Option(metavar=ENGINE_NAMES, help="What runs the chunks; ray needs the extra 'ray'.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes or Ray actors; each loads its own stages.")] = 1,
@@ -332,7 +336,7 @@ def _work_lines(summary: Summary) -> Iterator[str]:
     seconds = {**summary.step_seconds, **{f"stage {stage}": s for stage, s in summary.stage_seconds.items() if s > 0}}
     yield "seconds  " + ", ".join(f"{s:.1f} {name.replace('_', ' ')}" for name, s in seconds.items())
     if summary.tokens:
-        yield "tokens   " + ", ".join(f"{n_tokens} {kind}" for kind, n_tokens in summary.tokens.items())
+        yield "tokens   " + ", ".join(f"{n_tokens} {kind.replace('_', ' ')}" for kind, n_tokens in summary.tokens.items())
 
 
 def _check_status(status: str | None) -> None:

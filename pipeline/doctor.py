@@ -13,6 +13,12 @@ from configs.schema import ConfigError, known_tasks, load_task
 from pipeline.settings import encoder_hash, files_hash, free_cores, radtag_version
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "onnxruntime", "kiwipiepy", "spacy", "llama-cpp-python", "pyarrow", "duckdb")
+# What an extra is for, and the distributions that it brings.
+EXTRAS = {
+    "ray": ("radtag tag --engine ray", ("ray",)),
+    "train": ("radtag train", ("onnx", "onnxscript", "peft", "gguf")),
+    "bench": ("the comparison of radtag eval throughput", ("langextract",)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +38,22 @@ def checks() -> Iterator[Check]:
             yield Check(name, metadata.version(name), ok=True)
         except metadata.PackageNotFoundError:
             yield Check(name, "is not installed", ok=False)
+    for extra, (purpose, distributions) in EXTRAS.items():
+        yield _extra_check(extra, purpose, distributions)
     yield Check("threads", f"{free_cores()} (cores this process may use; set RADTAG_THREADS or --threads for less)")
     for task_name in known_tasks():
         yield from _task_checks(task_name)
     yield from _model_checks()
+
+
+def _extra_check(extra: str, purpose: str, distributions: tuple[str, ...]) -> Check:
+    found = []
+    for name in distributions:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            return Check(f"extra {extra}", f"{name} is not installed; {purpose} needs it: pip install 'radtag[{extra}]'")
+    return Check(f"extra {extra}", ", ".join(found), ok=True)
 
 
 def _task_checks(task_name: str) -> Iterator[Check]:
@@ -65,12 +83,24 @@ def _task_checks(task_name: str) -> Iterator[Check]:
 
 
 def _adapter_check(task_name: str) -> Check:
-    from stage2_relations.adapter_folder import adapter_parts, default_adapter
+    from stage2_relations.adapter_folder import adapter_file, adapter_parts, check_adapter, default_adapter
+    from stage2_relations.combine import COMBINE_FILE, CombineError, load_combination
+    from stage2_relations.model_file import ModelFileError, default_model, file_sha256
 
-    folder = default_adapter(task_name)
-    if folder is None:
-        return Check(f"adapter {task_name}", "none ships; the model is read by the answers that it writes")
-    return Check(f"adapter {task_name}", f"{folder}, {files_hash(folder, adapter_parts(folder))[:12]}", ok=True)
+    name = f"adapter {task_name}"
+    try:
+        folder = default_adapter(task_name)
+        if folder is None:
+            return Check(name, "none ships; the model is read by the answers that it writes")
+        load_combination(folder / COMBINE_FILE, task_name=task_name, adapter=file_sha256(adapter_file(folder)))
+        try:
+            model = default_model()
+        except ModelFileError:
+            return Check(name, f"{folder}; not compared with the model, which cannot be used")
+        check_adapter(folder, model=model, task_name=task_name)
+    except (ModelFileError, CombineError) as error:
+        return Check(name, str(error), ok=False)
+    return Check(name, f"{folder}, {files_hash(folder, adapter_parts(folder))[:12]}", ok=True)
 
 
 def _model_checks() -> Iterator[Check]:

@@ -163,9 +163,8 @@ def _model_mapper(task: Task, filled: Settings) -> RelationMapper:
 
         if filled.adapter is None or not filled.adapter.is_dir():
             raise SettingsError(f"--read score needs --adapter FOLDER with {COMBINE_FILE}, which 'radtag train combine' writes")
-        return BranchMapper(
-            task, model, load_combination(filled.adapter / COMBINE_FILE, task_name=task.name), grounding=filled.grounding
-        )
+        combination = load_combination(filled.adapter / COMBINE_FILE, task_name=task.name, adapter=model.adapter_hash)
+        return BranchMapper(task, model, combination, grounding=filled.grounding)
     return LanguageModelMapper(task, model, grounding=filled.grounding)
 
 

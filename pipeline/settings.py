@@ -51,8 +51,8 @@ class Settings(BaseModel):
         encoder: Folder of stage-1 weights; None means those that ship for the task.
         model: GGUF file; None means the packaged one.
         gpu_layers: Layers of the model to offload; -1 means all. Changes speed, not part of the fingerprint.
-        adapter: Folder that 'radtag train adapter' wrote, or a GGUF file of LoRA matrices; None means the one that ships for the
-            task where the packaged model is read by scores.
+        adapter: Folder that 'radtag train adapter' wrote, which is read by scores alone, or a GGUF file of LoRA matrices of another
+            origin; None means the one that ships for the task where the packaged model is read by scores.
         no_adapter: Take none, not even the one that ships.
         read: How the model is asked: it writes an answer, or its scores of single letters are read. None means by scores with an
             adapter, and by answers without.
@@ -119,6 +119,10 @@ def settings(**values: Any) -> Settings:
             raise SettingsError(f"system '{checked.system}' uses no {name}; --{name} goes with {' or '.join(systems)}")
     if checked.adapter is not None and checked.no_adapter:
         raise SettingsError("--adapter and --no-adapter exclude each other")
+    if checked.adapter is not None and checked.read == "generate" and checked.adapter.is_dir():
+        raise SettingsError(
+            f"{checked.adapter}: is an adapter folder, trained to be read by scores; leave --read generate out, or --adapter"
+        )
     _check_server(checked)
     return checked
 

@@ -24,7 +24,8 @@ class Summary:
         seconds: From the first look at the input to the end.
         stage_seconds: Wall time a stage, summed over workers.
         step_seconds: Wall time of check_input, load, tag and, inside tag, write.
-        tokens: Tokens by kind, of the stages that count them.
+        tokens: Tokens by kind, of the stages that count them, summed over workers: `stage1_read`, and of a model in process
+            `stage2_decoded`, `stage2_kept`, `stage2_generated` (stage2_relations.llama_cpp).
         finished: Whether every report has its record.
         warnings: What was asked for and could not be had, though the records are as they should be.
     """

@@ -110,7 +110,7 @@ def tag_archive(request: TagRequest, progress: Progress) -> Summary:
         source, whole_plan, chunk_reports, request.out, whole - retried, retried=retried, tag_once=request.tag_once
     )
     summary = _begun(missing, run)
-    summary.warnings.extend(_without_effect(request, filled))
+    summary.warnings.extend((*_without_effect(request, filled), *_other_encoder(filled)))
     summary.step_seconds["check_input"] = time.perf_counter() - begin
     unwritten = set(whole_plan.names) - whole
     with ExitStack() as stack:
@@ -187,6 +187,21 @@ def _without_effect(request: TagRequest, filled: Settings) -> Iterator[str]:
     if request.engine == "local" and filled.gpu_layers != 0 and filled.model is not None and not _offloads():
         no_effect = f"--gpu-layers {filled.gpu_layers} has no effect"
         yield f"{no_effect}: llama.cpp is built without GPU offload, the model runs on the processor"
+
+
+def _other_encoder(filled: Settings) -> Iterator[str]:
+    """A combination is allowed with an encoder that it was not fitted with: a hospital may use its own."""
+    if filled.encoder is None or filled.adapter is None or filled.read != "score":
+        return
+    from stage1_encoder.encoder import weights_hash
+    from stage2_relations.combine import COMBINE_FILE, fitted_with
+
+    path = filled.adapter / COMBINE_FILE
+    if path.is_file() and (known := fitted_with(path).encoder) != (found := weights_hash(filled.encoder)):
+        yield (
+            f"{path}: was fitted with encoder {known[:12]}, and {filled.encoder} is {found[:12]}: probabilities may be off; "
+            "'radtag train combine' fits it again"
+        )
 
 
 def _offloads() -> bool:

@@ -35,8 +35,31 @@ def default_weights(task_name: str) -> Path:
     return WEIGHTS_FOLDER / task_name
 
 
+def weights_hash(folder: Path) -> str:
+    """`Encoder.content_hash` of the weights in a folder, without loading them. Raises EncoderError when a file is missing."""
+    return _content_hash([hashlib.sha256(path.read_bytes()).digest() for path in _weights_files(folder)])
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    paths = [folder / name for name in (MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE)]
+    for path in paths:
+        if not path.is_file():
+            raise EncoderError(f"{path}: file does not exist; `radtag train finetune CONFIG.yaml` makes it")
+    return paths
+
+
+def _content_hash(digests: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
 class Encoder:
-    """A Flagger over ONNX Runtime. `keys` are the entity keys, `content_hash` the sha256 of everything that decides the flags."""
+    """A Flagger over ONNX Runtime.
+
+    Attributes:
+        keys: The entity keys.
+        content_hash: sha256 of everything that decides the flags.
+        token_counts: `stage1_read`: tokens of all windows read so far, their first and last and what windows share included.
+    """
 
     def __init__(
         self,
@@ -53,6 +76,7 @@ class Encoder:
         self._threads = threads
         self.keys = config.keys
         self.content_hash = content_hash
+        self.token_counts = {"stage1_read": 0}
 
     @classmethod
     def load(cls, folder: Path, *, task: Task | None = None, threads: int = 1) -> Encoder:
@@ -68,10 +92,7 @@ class Encoder:
         """
         if threads < 1:
             raise EncoderError(f"threads is {threads}; at least 1 is expected")
-        paths = [folder / name for name in (MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE)]
-        for path in paths:
-            if not path.is_file():
-                raise EncoderError(f"{path}: file does not exist; `radtag train finetune CONFIG.yaml` makes it")
+        paths = _weights_files(folder)
         try:
             config = FlagConfig.load(paths[2])
             tokenizer = ReportTokenizer.load(paths[1])
@@ -89,9 +110,8 @@ class Encoder:
         task = task or load_task(config.task)
         if config.keys != task.keys:
             raise EncoderError(f"{folder}: weights of task '{config.task}'; their keys are not those of task '{task.name}'")
-        digest = hashlib.sha256(b"".join(part.digest() for part in digests))
         cut = WindowCut(tokenizer, task, config.window_tokens, config.overlap_tokens)
-        return cls(session, cut, config, content_hash=digest.hexdigest(), threads=threads)
+        return cls(session, cut, config, content_hash=_content_hash([part.digest() for part in digests]), threads=threads)
 
     @property
     def task_name(self) -> str:
@@ -117,6 +137,7 @@ class Encoder:
         else:
             with ThreadPoolExecutor(self._threads) as pool:
                 rows = list(pool.map(self._run, flat))
+        self.token_counts["stage1_read"] += sum(len(window.ids) for window in flat)
         stacked = np.stack(rows)
         if not np.isfinite(stacked).all():
             raise FloatingPointError(f"window {int(np.argwhere(~np.isfinite(stacked))[0][0])} has a logit that is no finite number")

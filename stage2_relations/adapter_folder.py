@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from stage2_relations.branches import QUESTION_FORMAT
 from stage2_relations.combine import COMBINE_FILE
 from stage2_relations.model_file import ModelFileError, file_sha256
 
@@ -51,12 +52,18 @@ def check_adapter(given: Path, *, model: Path, task_name: str) -> None:
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         task, adapter, base = config["task"], config["adapter"], config["trained"]["model"]
+        question = config.get("question", 1)
     except FileNotFoundError:
         raise ModelFileError(f"{config_path}: does not exist; an adapter folder holds {ADAPTER_FILE} and {CONFIG_FILE}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{config_path}: cannot be read as an adapter's configuration ({type(error).__name__})") from None
     if task != task_name:
         raise ModelFileError(f"{given}: adapter of task '{task}'; one of task '{task_name}' is expected")
+    if question != QUESTION_FORMAT:
+        raise ModelFileError(
+            f"{given}: was trained on questions of format {question}; this radtag asks in format {QUESTION_FORMAT}: "
+            "train it again, from its matrices if you like (`start`)"
+        )
     file = given / ADAPTER_FILE
     if not file.is_file() or file_sha256(file) != adapter:
         raise ModelFileError(f"{file}: is not the file that {CONFIG_FILE} beside it names (sha256 {adapter})")

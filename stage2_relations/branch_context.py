@@ -21,8 +21,9 @@ MAX_BRANCHES = 63  # of one trunk; with the trunk's own sequence the cache keeps
 class BranchContext:
     """A llama.cpp context with one sequence for the trunk and one for each branch, over one common cache.
 
-    Every call begins with an empty cache, and the trunk is read in the same batches whatever its branches, so that scores are
-    repeated bit for bit. Other batches would move them: by up to 0.4 for the default model, which rounds activations to 8 bits.
+    Every call begins with an empty cache and reads trunk and branches in batches that follow from their lengths alone, so that the
+    scores of a question are repeated bit for bit. Other batches may move them: by up to 0.4 for the default model, which rounds
+    activations to 8 bits.
     """
 
     def __init__(self, handle: Any, n_vocab: int) -> None:
@@ -56,9 +57,14 @@ class BranchContext:
             last = len(branch) - 1
             rows += [(token, len(trunk) + place, sequence, place == last) for place, token in enumerate(branch)]
             ends.append(len(rows) - 1)
-        with _batch(rows) as batch:
-            self._decode(batch)
-            return [self._scores_at(end, letters) for end in ends]
+        found: dict[int, tuple[float, ...]] = {}
+        for start in range(0, len(rows), self._batch_tokens):
+            with _batch(rows[start : start + self._batch_tokens]) as batch:
+                self._decode(batch)
+                for end in ends:
+                    if start <= end < start + self._batch_tokens:
+                        found[end] = self._scores_at(end - start, letters)
+        return [found[end] for end in ends]
 
     def _check(self, trunk: Sequence[int], branches: Sequence[Sequence[int]]) -> None:
         if not trunk or not all(branches):
@@ -70,8 +76,6 @@ class BranchContext:
             raise LanguageModelError(
                 f"text of {len(trunk)} tokens and branches of {n_branch_tokens} exceed the context of {self.context_tokens}"
             )
-        if n_branch_tokens > self._batch_tokens:
-            raise LanguageModelError(f"branches of {n_branch_tokens} tokens exceed the batch of {self._batch_tokens}")
 
     def _decode(self, batch: Any) -> None:
         code = library.llama_decode(self._handle, batch)

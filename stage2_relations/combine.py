@@ -1,7 +1,8 @@
 """One probability from what stage 1, the language model and the rules say of an entity or a relation: logistic regression.
 
 The weights of a task stand in combine.json beside its adapter, fitted on the dev split by `radtag train combine`. Without stage 1
-its log-odds count as 0: it says nothing either way.
+its log-odds count as 0: it says nothing either way. combine.json names the encoder and the adapter that it was fitted with. Another
+adapter is an error, for the file stands beside it. Another encoder is allowed, but weighed as if it were the first one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ __all__ = [
     "RELATION_FEATURES",
     "Combination",
     "CombineError",
+    "FittedWith",
     "bounded_log_odds",
+    "fitted_with",
     "load_combination",
 ]
 
@@ -29,7 +32,7 @@ COMBINE_FILE = "combine.json"
 # Beyond this a log-odds says "sure" and no more; it keeps one overconfident part from outvoting all others.
 LARGEST_LOG_ODDS = 8.0
 PRESENCE_FEATURES = ("encoder", "model", "asserted", "named")
-RELATION_FEATURES = ("model", "linked", "linked_elsewhere", "same_sentence", "next_sentence")
+RELATION_FEATURES = ("model", "linked", "linked_elsewhere", "same_sentence", "next_sentence", "other_side", "hidden")
 
 
 class CombineError(Exception):
@@ -43,13 +46,21 @@ class _Weights(BaseModel):
     weights: dict[str, float]
 
 
+class _Fitted(BaseModel):
+    """What else stands here (corpus, numbers of rows) is for people."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    encoder: str
+    adapter: str
+
+
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     format_version: Literal[1]
     task: str
     presence: _Weights
     relation: _Weights
-    fitted: dict[str, str | int]
+    fitted: _Fitted
 
     @model_validator(mode="after")
     def _all_features(self) -> _File:
@@ -78,23 +89,53 @@ class Combination:
         return _probability(self.relation_intercept, self.relation_weights, features)
 
 
-def load_combination(path: Path, *, task_name: str) -> Combination:
-    """Raises CombineError with the file and the field, or when the weights are of another task."""
-    try:
-        found = _File.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise CombineError(f"{path}: cannot be read: {error.strerror}; 'radtag train combine' writes it") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CombineError(f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from None
+@dataclass(frozen=True, slots=True)
+class FittedWith:
+    """What the weights were fitted with: an encoder's content hash, and the sha256 of the adapter's matrices."""
+
+    encoder: str
+    adapter: str
+
+
+def load_combination(path: Path, *, task_name: str, adapter: str | None) -> Combination:
+    """The weights in a combine.json, for use with the adapter of this sha256; None is none at all.
+
+    Raises:
+        CombineError: the file and the field, or weights of another task or another adapter.
+    """
+    found = _read(path)
     if found.task != task_name:
         raise CombineError(f"{path}: weights of task '{found.task}'; those of task '{task_name}' are expected")
+    if found.fitted.adapter != adapter:
+        used = "there is none" if adapter is None else f"the one in use is {adapter[:12]}"
+        raise CombineError(
+            f"{path}: was fitted with adapter {found.fitted.adapter[:12]}, and {used}: one of the files is of another training; "
+            "'radtag train combine' fits again"
+        )
     presence, relation = found.presence, found.relation
     return Combination(found.task, presence.intercept, presence.weights, relation.intercept, relation.weights)
 
 
+def fitted_with(path: Path) -> FittedWith:
+    """What a combine.json says that it was fitted with. Raises CombineError with the file and the field."""
+    fitted = _read(path).fitted
+    return FittedWith(fitted.encoder, fitted.adapter)
+
+
+def _read(path: Path) -> _File:
+    try:
+        return _File.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CombineError(f"{path}: cannot be read: {error.strerror}; 'radtag train combine' writes it") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CombineError(
+            f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}; 'radtag train combine' writes it anew"
+        ) from None
+
+
 def combination_json(combination: Combination, *, fitted: Mapping[str, str | int]) -> str:
-    """The content of combine.json; `fitted` says on what."""
+    """The content of combine.json; `fitted` says on what, and names `encoder` and `adapter` as in `FittedWith`."""
     document = {
         "format_version": 1,
         "task": combination.task,

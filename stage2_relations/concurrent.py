@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from configs.contracts import EntityFlags, Reading, RelationMapper, Report, Unread
@@ -20,6 +20,12 @@ class ConcurrentMapper:
     def __init__(self, mapper: RelationMapper, *, n_at_once: int) -> None:
         self._mapper = mapper
         self._n_at_once = n_at_once
+
+    @property
+    def token_counts(self) -> Mapping[str, int]:
+        """Those of the other mapper; empty where it counts none."""
+        counts: Mapping[str, int] = getattr(self._mapper, "token_counts", {})
+        return counts
 
     def relate(self, reports: Sequence[Report], flags: Sequence[EntityFlags | None]) -> list[Reading | Unread]:
         """One result a report, in order. What the other mapper raises for one is raised, and reports not begun are left."""

@@ -37,7 +37,12 @@ PIECE_BYTES = 512
 
 
 class LlamaCppModel:
-    """A LanguageModel, TokenCounter and BranchModel over llama.cpp. Not for use by two threads at once."""
+    """A LanguageModel, TokenCounter and BranchModel over llama.cpp. Not for use by two threads at once.
+
+    Attributes:
+        token_counts: Tokens so far. `stage2_decoded`: of prompts, read by the model. `stage2_kept`: of prompts, from the cache.
+            `stage2_generated`: of answers, with those that the grammar leaves no choice about.
+    """
 
     def __init__(
         self, path: Path, model: Any, context: Any, template: ChatTemplate, *, adapter: Path | None = None, lora: Any = None
@@ -52,6 +57,7 @@ class LlamaCppModel:
         self._prefix_states: OrderedDict[tuple[int, ...], bytes] = OrderedDict()
         self._prefix_tokens: OrderedDict[tuple[str, str], tuple[int, ...]] = OrderedDict()
         self._loaded_prefix: tuple[int, ...] | None = None
+        self.token_counts = {"stage2_decoded": 0, "stage2_kept": 0, "stage2_generated": 0}
         self._contexts = [context]
         self._close = weakref.finalize(self, _free, model, self._contexts)
 
@@ -157,7 +163,10 @@ class LlamaCppModel:
         columns = [self._letter_token(letter) for letter in letters]
         if not branches:
             return []
-        return self._branch_context.scores(self.trunk_tokens(trunk), [self.branch_tokens(text) for text in branches], columns)
+        trunk_tokens, branch_tokens = self.trunk_tokens(trunk), [self.branch_tokens(text) for text in branches]
+        scores = self._branch_context.scores(trunk_tokens, branch_tokens, columns)
+        self.token_counts["stage2_decoded"] += len(trunk_tokens) + sum(map(len, branch_tokens))
+        return scores
 
     def count_branch_tokens(self, trunk: str, branches: Sequence[str]) -> int:
         """Tokens of the trunk and all branches: what must fit into `context_tokens`."""
@@ -204,6 +213,7 @@ class LlamaCppModel:
         logprobs: list[float] = []
         ends: list[int] = []
         finished = False
+        n_unread = len(pending)
         for step in range(max_tokens + 1):
             allowed = follow.allowed()
             if allowed is not None and self._end_tokens[allowed].all():
@@ -214,6 +224,8 @@ class LlamaCppModel:
             else:
                 self._decode(pending)
                 pending.clear()
+                self.token_counts["stage2_decoded"] += n_unread
+                n_unread = 0
                 token, logprob = _greedy(self._logits(), allowed)
             if self._end_tokens[token]:
                 finished = True
@@ -225,6 +237,7 @@ class LlamaCppModel:
             ends.append(len(pieces.decode("utf-8", errors="ignore")))
             follow.accept(token)
             pending.append(token)
+        self.token_counts["stage2_generated"] += len(logprobs)
         return AlignedCompletion(pieces.decode("utf-8", errors="replace"), tuple(logprobs), finished, tuple(ends))
 
     def _logits(self) -> npt.NDArray[np.single]:
@@ -292,18 +305,21 @@ class LlamaCppModel:
     def _restore(self, prefix: tuple[int, ...]) -> None:
         """Leaves the cache holding `prefix` and nothing else, by the same bytes every time."""
         if prefix == self._loaded_prefix and library.llama_memory_seq_rm(self._memory, 0, len(prefix), -1):
+            self.token_counts["stage2_kept"] += len(prefix)
             return
         self._loaded_prefix = None
         library.llama_memory_clear(self._memory, True)
         state = self._prefix_states.get(prefix)
         if state is None:
             self._decode(prefix)
+            self.token_counts["stage2_decoded"] += len(prefix)
             _remember(self._prefix_states, prefix, self._state())
         else:
             source = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
             if library.llama_state_seq_set_data(self._context, source, len(state), 0) == 0:
                 raise LanguageModelError("llama.cpp cannot read back the kept prefix")
             self._prefix_states.move_to_end(prefix)
+            self.token_counts["stage2_kept"] += len(prefix)
         self._loaded_prefix = prefix
 
     def _state(self) -> bytes:

@@ -77,6 +77,12 @@ class LanguageModelMapper:
         self._evidence = EvidenceReader(task)
         self._prompts = {step.name: StepPrompt(task, step) for step in task.steps}
 
+    @property
+    def token_counts(self) -> Mapping[str, int]:
+        """Those of the model; empty where it counts none."""
+        counts: Mapping[str, int] = getattr(self._model, "token_counts", {})
+        return counts
+
     def relate(self, reports: Sequence[Report], flags: Sequence[EntityFlags | None]) -> list[Reading | Unread]:
         """One result a report; a report whose answers cannot be had or read is Unread, and the others go on."""
         return [self._relate_one(report, flag) for report, flag in zip(reports, flags, strict=True)]

@@ -1,4 +1,4 @@
-"""Stage 2 by scores: one read of the report, one branch a subject, and the log-odds of every value at one position.
+"""Stage 2 by scores: one branch a subject with the sentences about it, and the log-odds of every value at one position.
 
 What the model says is weighed against what stage 1 and the rules say (combine.py). Nothing is generated, so nothing can be
 unreadable; a value that the report does not mention is never offered.
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from configs.contracts import EntityFinding, EntityFlags, Reading, Relation, Report, Span, Unread
 from configs.schema import Task
-from stage2_relations.branches import ABSENT, BranchModel, BranchPrompt, BranchTokenCounter
-from stage2_relations.combine import Combination, bounded_log_odds, log_odds
+from stage2_relations.branches import ABSENT, BranchModel, BranchPrompt, BranchTokenCounter, Question
+from stage2_relations.combine import LARGEST_LOG_ODDS, Combination, bounded_log_odds, log_odds
 from stage2_relations.ground import Evidence, EvidenceReader, implied_values
 from stage2_relations.language_model import LanguageModelError
 from stage2_relations.windows import report_windows
@@ -24,17 +24,21 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ReportScores:
-    """What the model says of one report: log-odds of presence for every subject asked, and of each value it was offered."""
+    """What the model says of one report: log-odds of presence for every subject asked, and of each value it was offered.
+
+    `hidden`: the values that no branch of a subject shows; their log-odds say nothing.
+    """
 
     presence: Mapping[str, float]
     values: Mapping[str, Mapping[str, float]]
+    hidden: Mapping[str, Collection[str]]
 
 
 class BranchMapper:
     """A RelationMapper over a BranchModel and the weights that combine it with stage 1 and the rules.
 
     With flags the subjects asked are those that stage 1 hints or decides, and those that the rules find asserted though stage 1
-    missed them. Without flags they are all that the text names.
+    missed them. Without flags they are all that the text names. Those that no answer could make present are not asked.
     """
 
     def __init__(self, task: Task, model: BranchModel, combination: Combination, *, grounding: bool = True) -> None:
@@ -46,6 +50,12 @@ class BranchMapper:
         self._task, self._model, self._combination, self._grounding = task, model, combination, grounding
         self._evidence = EvidenceReader(task)
         self._prompt = BranchPrompt(task)
+
+    @property
+    def token_counts(self) -> Mapping[str, int]:
+        """Those of the model; empty where it counts none."""
+        counts: Mapping[str, int] = getattr(self._model, "token_counts", {})
+        return counts
 
     def relate(self, reports: Sequence[Report], flags: Sequence[EntityFlags | None]) -> list[Reading | Unread]:
         """One result a report; a report that the model cannot read is Unread, and the others go on."""
@@ -61,22 +71,26 @@ class BranchMapper:
     def scores(self, text: str, flags: EntityFlags | None) -> tuple[Evidence, ReportScores]:
         """The evidence in a text and the model's scores. Raises LanguageModelError."""
         evidence = self._evidence.read(text)
-        asked = self._asked(evidence, flags)
+        asked = tuple(key for key in self._candidates(evidence, flags) if self._can_be_present(key, evidence, flags))
         if not asked:
-            return evidence, ReportScores({}, {})
+            return evidence, ReportScores({}, {}, {})
         hinted = () if flags is None else tuple(key for key in self._task.keys if key in flags.hinted)
         presence: dict[str, float] = {}
         values: dict[str, dict[str, float]] = {key: {} for key in asked}
+        seen: dict[str, set[str]] = {key: set() for key in asked}
         for window in self._windows(evidence, hinted, asked):
             shown = text if window is None else text[window.start : window.end]
-            for key, letters in self._read(shown, hinted, asked).items():
+            question = self._prompt.question(shown, hinted, asked)
+            for key, of_branch in zip(asked, question.values, strict=True):
+                seen[key] |= set(self._prompt.branch(key).letters) if of_branch is None else of_branch
+            for key, letters in self._read(question, asked).items():
                 presence[key] = max(presence.get(key, -letters[ABSENT]), -letters[ABSENT])
                 for value, letter in self._prompt.branch(key).letters.items():
                     values[key][value] = max(values[key].get(value, letters[letter]), letters[letter])
         offered = {key: {v: values[key][v] for v in self._offered(evidence, key)} for key in asked}
-        return evidence, ReportScores(presence, offered)
+        return evidence, ReportScores(presence, offered, {key: offered[key].keys() - seen[key] for key in asked})
 
-    def _asked(self, evidence: Evidence, flags: EntityFlags | None) -> tuple[str, ...]:
+    def _candidates(self, evidence: Evidence, flags: EntityFlags | None) -> tuple[str, ...]:
         return tuple(
             key
             for key in self._task.keys
@@ -84,11 +98,16 @@ class BranchMapper:
             or (evidence.names([key]) if flags is None else evidence.asserts([key]))
         )
 
-    def _read(self, shown: str, hinted: Sequence[str], asked: Sequence[str]) -> dict[str, dict[str, float]]:
+    def _can_be_present(self, key: str, evidence: Evidence, flags: EntityFlags | None) -> bool:
+        """Saves the reading of a whole report for a weak hint at a key that it does not name; decisions stay the same."""
+        without = presence_features(key, evidence, flags, model=0.0)
+        surest = (self._combination.presence({**without, "model": sign * LARGEST_LOG_ODDS}) for sign in (-1, 1))
+        return max(surest) >= THRESHOLD
+
+    def _read(self, question: Question, asked: Sequence[str]) -> dict[str, dict[str, float]]:
         """Log-odds of every letter against the reference, by subject."""
         letters = self._prompt.letters
-        texts = [self._prompt.branch(key).text for key in asked]
-        rows = self._model.branch_logits(self._prompt.trunk(shown, hinted), texts, letters)
+        rows = self._model.branch_logits(question.trunk, question.branches, letters)
         return {
             key: {letter: score - row[-1] for letter, score in zip(letters, row, strict=True)}
             for key, row in zip(asked, rows, strict=True)
@@ -98,10 +117,10 @@ class BranchMapper:
         model = self._model
         if not isinstance(model, BranchTokenCounter):
             return [None]
-        texts = [self._prompt.branch(key).text for key in asked]
 
         def size(part: str) -> int:
-            return model.count_branch_tokens(self._prompt.trunk(part, hinted), texts)
+            question = self._prompt.question(part, hinted, asked)
+            return model.count_branch_tokens(question.trunk, question.branches)
 
         if size(evidence.text) <= model.context_tokens:
             return [None]
@@ -126,11 +145,14 @@ class BranchMapper:
     def _reading(self, evidence: Evidence, flags: EntityFlags | None, scores: ReportScores) -> Reading:
         findings = []
         relations = []
+        candidates = self._candidates(evidence, flags)
         for key in self._task.keys:
-            if key not in scores.presence:
+            if key not in candidates:
                 findings.append(EntityFinding(key, False, None if flags is None else flags.probability[key]))
                 continue
-            probability = self._combination.presence(presence_features(key, evidence, flags, scores))
+            # A candidate that was not asked is absent whatever the model says: 0 says nothing either way.
+            model = scores.presence.get(key, 0.0)
+            probability = self._combination.presence(presence_features(key, evidence, flags, model=model))
             present = probability >= THRESHOLD
             findings.append(EntityFinding(key, present, probability, evidence.asserted_spans(key) if present else ()))
             if not present:
@@ -145,26 +167,32 @@ class BranchMapper:
         return Reading(tuple(findings), tuple(evidence.grounded(ordered, drop=self._grounding)))
 
 
-def presence_features(key: str, evidence: Evidence, flags: EntityFlags | None, scores: ReportScores) -> dict[str, float]:
+def presence_features(key: str, evidence: Evidence, flags: EntityFlags | None, *, model: float) -> dict[str, float]:
     """By the names of PRESENCE_FEATURES: log-odds of stage 1 and of the model, and whether the rules assert or name the key."""
     return {
         "encoder": 0.0 if flags is None else log_odds(flags.probability[key]),
-        "model": bounded_log_odds(scores.presence[key]),
+        "model": bounded_log_odds(model),
         "asserted": float(evidence.asserts([key])),
         "named": float(evidence.names([key])),
     }
 
 
 def relation_features(key: str, value: str, evidence: Evidence, scores: ReportScores) -> dict[str, float]:
-    """By the names of RELATION_FEATURES: the model's log-odds, the rules' link, and how near the value's nearest mention stands."""
+    """By the names of RELATION_FEATURES: the model's log-odds, the rules' link, how near the value's nearest mention stands.
+
+    `other_side`: the task gives the value a side, and the sentences that assert the subject name the other side alone. `hidden`:
+    the model was not shown the value's sentence, so its log-odds count as 0.
+    """
     linked = {relation.value for relation in evidence.rules.relations if relation.subject == key and relation.value_span}
     distance = _sentences_apart(evidence, key, value)
     return {
-        "model": bounded_log_odds(scores.values[key][value]),
+        "model": 0.0 if value in scores.hidden[key] else bounded_log_odds(scores.values[key][value]),
         "linked": float(value in linked),
         "linked_elsewhere": float(bool(linked) and value not in linked),
         "same_sentence": float(distance == 0),
         "next_sentence": float(distance == 1),
+        "other_side": float(_is_on_the_other_side(evidence, key, value)),
+        "hidden": float(value in scores.hidden[key]),
     }
 
 
@@ -172,3 +200,11 @@ def _sentences_apart(evidence: Evidence, key: str, value: str) -> int | None:
     homes: Collection[int] = {m.sentence for m in evidence.mentions.entities if m.name == key and m.assertion == "present"}
     places = {m.sentence for m in evidence.mentions.values if m.name == value and m.assertion == "present"}
     return min((abs(home - place) for home in homes for place in places), default=None)
+
+
+def _is_on_the_other_side(evidence: Evidence, key: str, value: str) -> bool:
+    values = evidence.task.values
+    homes = {m.sentence for m in evidence.mentions.entities if m.name == key and m.assertion == "present"}
+    said = {values[m.name].side for m in evidence.mentions.values if m.sentence in homes and m.assertion == "present"}
+    side = values[value].side
+    return side is not None and bool(said) and None not in said and side not in said

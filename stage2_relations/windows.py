@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from configs.contracts import Span
 
@@ -23,14 +24,28 @@ def report_windows(text: str, sentences: Sequence[Span], size: Callable[[str], i
     windows: list[Span] = []
     first = 0
     while first < len(pieces):
-        last = first
-        while last + 1 < len(pieces) and size(text[pieces[first].start : pieces[last + 1].end]) <= limit:
-            last += 1
+        last = _last_that_fits(partial(_fits, text, pieces, size, limit, first), first, len(pieces))
         windows.append(Span(pieces[first].start, pieces[last].end))
         if last + 1 == len(pieces):
             break
         first = last if last > first else last + 1
     return windows
+
+
+def _fits(text: str, pieces: Sequence[Span], size: Callable[[str], int], limit: int, first: int, last: int) -> bool:
+    return size(text[pieces[first].start : pieces[last].end]) <= limit
+
+
+def _last_that_fits(fits: Callable[[int], bool], first: int, n_pieces: int) -> int:
+    """By doubling steps, then halving ones: `size` may read the whole text each time."""
+    last, step = first, 1
+    while last + step < n_pieces and fits(last + step):
+        last, step = last + step, 2 * step
+    while step:
+        if last + step < n_pieces and fits(last + step):
+            last += step
+        step //= 2
+    return last
 
 
 def _pieces(text: str, span: Span, size: Callable[[str], int], limit: int) -> list[Span]:

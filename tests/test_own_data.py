@@ -18,6 +18,13 @@ GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "OWN_DATA.md").read_t
 FILES: dict[str, str] = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", GUIDE, re.DOTALL))
 COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
 N_ARCHIVE = 3
+SPLITS = (
+    ("annotated", "train", 0, 24),
+    ("annotated", "dev", 40, 16),
+    ("annotated", "test", 80, 4),
+    ("few", "train", 0, 8),
+    ("few", "dev", 40, 16),
+)
 SMALL = {"layers": 1, "width": 32, "heads": 4, "feed_forward": 64, "window_tokens": 48}
 SEEN = {"cyst": "1.2 cm cyst in the right lobe.", "stone": "담석 보임.", "mass": "Mass, left lobe, 3 cm."}
 UNSEEN = {"cyst": "낭종 없음.", "stone": "No gallstone.", "mass": "No mass."}
@@ -37,17 +44,20 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, body in FILES.items():
         values = yaml.safe_load(body)
         if "loop" in values:
-            values |= {"shape": SMALL, "loop": values["loop"] | {"epochs": 1, "threads": 1, "device": "cpu", "bf16": False}}
-            values["start"] = "random" if values["start"] == "minilm" else values["start"]
+            values["loop"] |= {"epochs": 1, "threads": 1, "device": "cpu", "bf16": False}
+        if "shape" in values:
+            values |= {"shape": SMALL, "start": "random" if values["start"] == "minilm" else values["start"]}
+        if "adapter" in values:  # of the packaged model; a few reports, matrices in the last of 30 layers alone
+            values |= {"corpus": "few", "rank": 2, "alpha": 4, "first_layer": 29}
         if "vocabulary_size" in values:
             values["vocabulary_size"] = 400
         if "weak_labels" in values:
             values |= {"overlap_tokens": 8, "copies": 2}
         text = body if name == "sono.yaml" else yaml.safe_dump(values)
         Path(name).write_text(text, encoding="utf-8")
-    Path("annotated").mkdir()
-    for split, first, n_reports in (("train", 0, 24), ("dev", 40, 16), ("test", 80, 4)):
-        with Path("annotated", f"{split}.jsonl").open("w", encoding="utf-8") as file:
+    for folder, split, first, n_reports in SPLITS:
+        Path(folder).mkdir(exist_ok=True)
+        with Path(folder, f"{split}.jsonl").open("w", encoding="utf-8") as file:
             for number in range(first, first + n_reports):
                 text, labels = _text(number)
                 row = {"report_id": f"u{number}", "task": "sono", "patient_id": f"p{number}", "text": text, "labels": labels}
@@ -69,8 +79,8 @@ def _radtag(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_the_guide_has_its_files_and_commands() -> None:
-    assert list(FILES) == ["sono.yaml", "tokenizer.yaml", "pretrain.yaml", "finetune.yaml"]
-    assert sum(command.startswith("radtag train ") for command in COMMANDS) == 4
+    assert list(FILES) == ["sono.yaml", "tokenizer.yaml", "pretrain.yaml", "finetune.yaml", "adapter.yaml"]
+    assert sum(command.startswith("radtag train ") for command in COMMANDS) == 6
     assert all(command.startswith("radtag ") for command in COMMANDS)
     json.loads(re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)[0])
 
@@ -92,5 +102,19 @@ def test_every_command_of_the_guide_runs_in_its_order(
         "tokenizer.json",
     ]
     provenance = json.loads(Path("runs/archive/run.json").read_text(encoding="utf-8"))["provenance"]
-    assert provenance["task"] == "sono"
-    assert Path("runs/archive/summary.json").is_file()
+    assert (provenance["task"], provenance["read"]) == ("sono", "score")
+    assert sorted(path.name for path in Path("adapters/sono").iterdir()) == [
+        "MODEL_CARD.md",
+        "adapter.gguf",
+        "combine.json",
+        "config.json",
+    ]
+    summary = json.loads(Path("runs/archive/summary.json").read_text(encoding="utf-8"))
+    assert summary["warnings"] == []  # the combination was fitted with this encoder
+    with_adapter = json.loads(Path("runs/check/results.json").read_text(encoding="utf-8"))
+    assert list(with_adapter["systems"]) == ["rules", "encoder", "two-stage"]
+    reads = {
+        json.loads(path.read_text(encoding="utf-8"))["provenance"]["read"]
+        for path in Path("runs").glob("check*/records/two-stage-*/run.json")
+    }
+    assert reads == {"generate", "score"}

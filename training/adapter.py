@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.schema import Task, load_task
-from stage2_relations.adapter_folder import ADAPTER_FILE, CONFIG_FILE
-from stage2_relations.branches import BranchPrompt
+from stage2_relations.adapter_folder import ADAPTER_FILE, CONFIG_FILE, adapter_file
+from stage2_relations.branches import QUESTION_FORMAT, BranchPrompt
 from stage2_relations.llama_cpp import LlamaCppModel
 from stage2_relations.model_file import default_model, file_sha256
 from training.adapter_examples import AdapterExample, AdapterExamples
-from training.causal_model import attach_lora, load_causal_model, save_adapter
+from training.causal_model import attach_lora, load_adapter, load_causal_model, save_adapter
 from training.corpus import AnnotatedReport, read_corpus
 from training.loop import LoopResult, Progress, TrainingError, train
 from training.model_card import CARD_FILE
@@ -206,6 +206,8 @@ def train_adapter(settings: AdapterSettings, folder: Path, *, progress: Callable
     torch.manual_seed(settings.loop.seed)
     causal = load_causal_model(path, dtype=torch.bfloat16 if settings.loop.bf16 else torch.float32).to(device)
     lora = attach_lora(causal, rank=settings.rank, alpha=settings.alpha, first_layer=settings.first_layer)
+    if settings.start is not None:
+        _go_on(lora, settings.start, causal, task, alpha=settings.alpha)
     model = LoraParameters(lora)
     tokens = LlamaCppModel.load(path)
     prompt = BranchPrompt(task)
@@ -233,11 +235,27 @@ def train_adapter(settings: AdapterSettings, folder: Path, *, progress: Callable
         "task_file": task.content_hash,
         "model": tokens.content_hash,
         "corpus": corpus.content_hash,
+        "start": file_sha256(adapter_file(settings.start)) if settings.start else "zero",
         "settings": settings_hash(settings),
     }
     result = train(learner, settings.loop, folder, fingerprint=fingerprint, progress=progress)
     model.load_state_dict(dict(result.best))
     return export(learner, lora, dev, task, settings, path, result, fingerprint=fingerprint, n_left_out=training.n_left_out)
+
+
+def _go_on(lora: dict[str, nn.Parameter], start: Path, causal: Any, task: Task, *, alpha: float) -> None:
+    path = adapter_file(start)
+    given, given_alpha = load_adapter(path, causal)
+    if start.is_dir():
+        named = json.loads((start / CONFIG_FILE).read_text(encoding="utf-8")).get("task")
+        if named != task.name:
+            raise TrainingError(f"{start}: adapter of task '{named}'; one of task '{task.name}' is expected")
+    if given_alpha != alpha:
+        raise TrainingError(f"{path}: has alpha {given_alpha:g}; the configuration has {alpha:g}, which would rescale it")
+    if {name: tensor.shape for name, tensor in given.items()} != {name: parameter.shape for name, parameter in lora.items()}:
+        raise TrainingError(f"{path}: its matrices are not those of `rank` and `first_layer` of the configuration")
+    for name, parameter in lora.items():
+        parameter.data.copy_(given[name])
 
 
 def export(
@@ -272,6 +290,7 @@ def export(
         config = {
             "format_version": 1,
             "task": task.name,
+            "question": QUESTION_FORMAT,
             "letters": list(BranchPrompt(task).letters),
             "adapter": file_sha256(file),
             "trained": fingerprint,
@@ -294,7 +313,7 @@ def compare(learner: AdapterLearner, examples: Sequence[AdapterExample], model: 
     for example in examples:
         with torch.inference_mode():
             odds = learner.log_odds([example.trunk], [[b.tokens for b in example.branches]], device).cpu().numpy()
-        texts = [prompt.branch(branch.subject).text for branch in example.branches]
+        texts = [branch.text for branch in example.branches]
         scores = model.branch_logits(example.text, texts, prompt.letters)
         for row, branch in enumerate(example.branches):
             by_torch += odds[row][list(branch.letters)].tolist()
@@ -321,6 +340,7 @@ def adapter_card(
             "",
             "## Training",
             f"- base model: sha256 {fingerprint['model']}",
+            f"- matrices start from: {fingerprint['start']}" + ("" if settings.start is None else " (sha256 of an adapter)"),
             f"- rank {settings.rank}, alpha {settings.alpha}, layers from {settings.first_layer}; loss on answer letters only",
             f"- text: train split of `{settings.corpus}` (sha256 {fingerprint['corpus']}): **invented reports, labelled by their",
             "  authors, language models; reviewed by no radiologist**",

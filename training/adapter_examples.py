@@ -22,6 +22,7 @@ class BranchTarget:
     """`letters` are columns of BranchPrompt.letters, `targets` 0 or 1 for each, `weights` what each counts in the loss."""
 
     subject: str
+    text: str
     tokens: tuple[int, ...]
     letters: tuple[int, ...]
     targets: tuple[float, ...]
@@ -67,7 +68,7 @@ class AdapterExamples:
         self._augmentation, self._copies = augmentation, copies
         self._prompt = BranchPrompt(task)
         self._columns = {letter: column for column, letter in enumerate(self._prompt.letters)}
-        self._branch_tokens = {key: branch_tokens(self._prompt.branch(key).text) for key in task.keys}
+        self._branch_tokens = branch_tokens
         self._texts = [LabelledText(item.report.text, item.labels) for item in reports]
         self._forms = SurfaceForms.of(task, self._texts)
         as_given = [self.example(text, random.Random(0)) for text in self._texts]
@@ -83,7 +84,7 @@ class AdapterExamples:
                 changed = augmented(self._task, text, self._texts, self._forms, self._augmentation, rng) if copy or epoch else text
                 example = self.example(changed, rng)
                 if not example.branches or example.n_tokens > self._limit:
-                    example = self.example(text, rng)
+                    example = self.example(text, random.Random(0))  # the draw that let the report in
                 found.append(example)
         return found
 
@@ -105,10 +106,11 @@ class AdapterExamples:
         if not asked:  # a report that only denies its keys is worth asking about too
             asked = [key for key in self._task.keys if key in named]
         mentioned = {mention.name for mention in value_mentions(self._task, text.text)}
-        trunk = self._prompt.trunk(text.text, hinted)
-        return AdapterExample(trunk, self._trunk_tokens(trunk), tuple(self._target(key, text, mentioned) for key in asked))
+        question = self._prompt.question(text.text, hinted, asked)
+        branches = tuple(self._target(key, said, text, mentioned) for key, said in zip(asked, question.branches, strict=True))
+        return AdapterExample(question.trunk, self._trunk_tokens(question.trunk), branches)
 
-    def _target(self, key: str, text: LabelledText, mentioned: set[str]) -> BranchTarget:
+    def _target(self, key: str, said: str, text: LabelledText, mentioned: set[str]) -> BranchTarget:
         branch = self._prompt.branch(key)
         present = key in text.labels
         values = text.labels.get(key, ())
@@ -117,7 +119,8 @@ class AdapterExamples:
         letters.append((ABSENT, float(not present), 1.0))
         return BranchTarget(
             key,
-            self._branch_tokens[key],
+            said,
+            self._branch_tokens(said),
             tuple(self._columns[letter] for letter, _, _ in letters),
             tuple(target for _, target, _ in letters),
             tuple(weight for _, _, weight in letters),

@@ -147,6 +147,37 @@ def save_adapter(path: Path, model: Any, lora: dict[str, Tensor], *, alpha: int,
     writer.close()
 
 
+def load_adapter(path: Path, model: Any) -> tuple[dict[str, Tensor], float]:
+    """The matrices of a GGUF adapter file by the names of `attach_lora`, float32, and its alpha: the inverse of `save_adapter`.
+
+    Raises:
+        TrainingError: no GGUF adapter, or one with a matrix that no linear layer has.
+    """
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+    except (OSError, ValueError, IndexError) as error:
+        raise TrainingError(f"{path}: cannot be read as a GGUF adapter: {error}") from None
+    heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
+    own = {short: long for long, short in GGUF_NAMES.items()}
+    found: dict[str, Tensor] = {}
+    for tensor in reader.tensors:
+        match tensor.name.split("."):
+            case ["blk", layer, part, "weight", ("lora_a" | "lora_b") as side] if part in own:
+                pass
+            case _:
+                raise TrainingError(f"{path}: has '{tensor.name}', which is no LoRA matrix of a linear layer")
+        matrix = torch.from_numpy(tensor.data.astype(np.float32))
+        linear = own[part].split(".")[1]
+        if side == "lora_b" and linear in heads:
+            if matrix.shape[0] % (2 * heads[linear]):
+                raise TrainingError(f"{path}: '{tensor.name}' has {matrix.shape[0]} rows, which this model's heads cannot share")
+            matrix = _rotation_halves_apart(matrix, heads[linear])
+        found[f"layers.{layer}.{own[part]}.{side[:-1]}{side[-1].upper()}"] = matrix
+    return found, float(_field(reader, "adapter.lora.alpha"))
+
+
 def _rotation_pairs_together(matrix: Tensor, n_heads: int) -> Tensor:
     rows, width = matrix.shape
     return matrix.reshape(n_heads, 2, rows // n_heads // 2, width).swapaxes(1, 2).reshape(rows, width)

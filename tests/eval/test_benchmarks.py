@@ -335,6 +335,20 @@ def test_the_negation_table_has_a_line_for_each_reader(tmp_path: Path) -> None:
     assert any("2 of 6" in line and "chest_ct" in line for line in lines)
 
 
+def test_how_the_model_is_read_reaches_the_systems_of_a_benchmark(tmp_path: Path) -> None:
+    path = negex(tmp_path / "negex.txt", NEGEX_ROWS)
+    for options, said in (
+        (["--read", "scores"], "read 'scores' is not known"),
+        (["--server", "http://box"], "--server needs --server-model"),
+        (["--no-adapter", "--adapter", str(tmp_path)], "do not go with it"),
+        (["--server-plain"], "--server-plain goes with --server"),
+        (["--http-concurrency", "4"], "--http-concurrency goes with --server"),
+    ):
+        done = CliRunner().invoke(app, ["benchmark", "negex", str(path), "--systems", "rules,llm", *options])
+        assert done.exit_code == 2, done.output
+        assert said in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -342,6 +356,7 @@ def test_the_negation_table_has_a_line_for_each_reader(tmp_path: Path) -> None:
         (["ctrate", "none.csv"], "none.csv: cannot be read"),
         (["ctrate", "none.csv", "--folds", "5"], "--folds writes training files; give --out DIR"),
         (["negex", "none.txt", "--weights", "cv"], "do not go with it"),
+        (["negex", "none.txt", "--adapter", "folder"], "do not go with it"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_two(arguments: list[str], said: str) -> None:

@@ -19,7 +19,7 @@ from eval.gold import Answer, GoldError, GoldReport, Labels, read_gold_reports
 from eval.results import Results
 from eval.run import evaluate, run_evaluation
 from eval.score import HEADLINES, scope_of
-from eval.systems import RecordedSystem, SystemAnswers, TaggingSystem, parse_systems, system_answers
+from eval.systems import ModelReading, RecordedSystem, SystemAnswers, TaggingSystem, parse_systems, system_answers
 from eval.verdict import verdict
 from pipeline.settings import SettingsError
 
@@ -229,6 +229,59 @@ def test_encoder_and_model_go_to_the_systems_that_use_one(tmp_path: Path) -> Non
         (True, False, 3),
         (False, True, 3),
     ]
+
+
+def test_how_a_model_is_read_goes_to_the_systems_that_have_one(tmp_path: Path) -> None:
+    reading = ModelReading(no_adapter=True, read="score", http_concurrency=1)
+    chosen = [s.settings for s in parse_systems("rules,encoder,llm,two-stage", task="chest_ct", reading=reading)]  # type: ignore[union-attr]
+    assert [(s.no_adapter, s.read) for s in chosen] == [(False, None)] * 2 + [(True, "score")] * 2
+    (llm,) = parse_systems("llm", task="chest_ct", reading=ModelReading(adapter=tmp_path))
+    assert isinstance(llm, TaggingSystem) and llm.settings.adapter == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("systems", "reading", "said"),
+    [
+        ("rules", ModelReading(server="http://box"), "--server goes with two-stage or llm; --systems 'rules' names neither"),
+        ("encoder", ModelReading(server_timeout_s=3.0), "--server-timeout goes with two-stage or llm"),
+        ("rules,llm", ModelReading(server="http://box"), "--server needs --server-model"),
+        ("rules,llm", ModelReading(read="scores"), "read 'scores' is not known; did you mean 'score'"),
+        ("llm", ModelReading(adapter=ROOT, no_adapter=True), "--adapter and --no-adapter exclude each other"),
+        ("llm", ModelReading(adapter=ROOT, read="generate"), "is an adapter folder, trained to be read by scores"),
+    ],
+)
+def test_ways_of_reading_that_cannot_be_used_are_named(systems: str, reading: ModelReading, said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        parse_systems(systems, task="chest_ct", reading=reading)
+
+
+@pytest.mark.parametrize("command", [["eval", "run"], ["eval", "benchmark"]])
+def test_options_of_the_model_are_those_of_tag(command: list[str]) -> None:
+    """Name, default and help of every option that says which model runs and how it is read."""
+    from typer.main import get_command
+
+    from pipeline.cli import app as radtag
+
+    def options(names: list[str]) -> dict[str, tuple[object, str]]:
+        found = get_command(app if names[0] == "eval" else radtag).commands[names[-1]]  # type: ignore[attr-defined]
+        return {flag: (each.default, each.help) for each in found.params for flag in each.opts if each.param_type_name == "option"}
+
+    names = ["--model", "--gpu-layers", "--adapter", "--no-adapter", "--read"]
+    names += ["--server", "--server-model", "--server-plain", "--server-timeout", "--http-concurrency"]
+    here, there = options(command), options(["tag"])
+    assert {name: here[name] for name in names} == {name: there[name] for name in names}
+
+
+def test_a_server_reads_for_an_evaluation(tmp_path: Path, chat_server, chat_answers) -> None:
+    gold = gold_file(tmp_path / "gold.jsonl", 3)
+    server = chat_server(lambda request: (200, chat_answers("no answer that was offered")))
+    arguments = ["run", str(gold), "--task", "chest_ct", "--systems", "rules,llm", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--server", server.url, "--server-model", "m", "--server-plain"])
+    assert result.exit_code == 1, result.output  # answered, and nothing that can be read
+    assert {request["model"] for request in server.requests} == {"m"}
+    assert not any("grammar" in request for request in server.requests)
+    (run,) = (tmp_path / "out" / "records").glob("llm-*/run.json")
+    assert json.loads(run.read_text("utf-8"))["provenance"]["server_fields"] == "plain"
 
 
 def two_systems(n_better: int, n_worse: int, n_same: int) -> Results:

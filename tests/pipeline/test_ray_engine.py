@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from configs.contracts import Report
+from configs.contracts import EntityFlags, Report
 from pipeline.archive import read_run
 from pipeline.chunks import Chunk
 from pipeline.engine import EngineError, tag_chunk
@@ -170,6 +170,18 @@ def test_an_actor_gives_the_part_that_the_local_engine_gives(tagger, task, flagg
     done = answer(tagger(), CHUNK)
     provenance = {"fingerprint": ray_engine.fingerprint({"system": "rules"})}
     assert done.records == tag_chunk(Pipeline(task, flagger, mapper, provenance), CHUNK).records
+
+
+def test_an_actor_sends_the_tokens_that_its_stages_counted(tagger, flagger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flag(texts: Sequence[str]) -> list[EntityFlags]:
+        flagger.token_counts["stage1_read"] += 7 * len(texts)
+        return plain(texts)
+
+    plain = flagger.flag
+    monkeypatch.setattr(flagger, "token_counts", {"stage1_read": 0}, raising=False)
+    monkeypatch.setattr(flagger, "flag", flag)
+    actor = tagger()
+    assert [answer(actor, CHUNK).tokens for _ in range(2)] == [{"stage1_read": 14}] * 2  # of each chunk, not since the beginning
 
 
 def test_a_node_with_other_files_than_the_run_tags_nothing(tagger) -> None:

@@ -9,7 +9,7 @@ import resource
 import statistics
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, PackageNotFoundError
 from pathlib import Path
 
 import duckdb
@@ -292,6 +292,30 @@ def test_doctor_outlives_a_library_that_is_not_installed(radtag, monkeypatch: py
     assert result.exit_code == 1
     assert "MISSING llama.cpp           cannot be loaded: " in result.stdout
     assert "MISSING weights chest_ct    cannot be checked: " in result.stdout
+
+
+def test_doctor_says_which_extras_are_there_and_how_to_get_the_others(radtag, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name in ("ray", "peft"):
+            raise PackageNotFoundError(name)
+        return "9.8.7"
+
+    monkeypatch.setattr("pipeline.doctor.metadata.version", version)
+    found = radtag("doctor").stdout
+    assert "–       extra ray           ray is not installed; radtag tag --engine ray needs it: pip install 'radtag[ray]'" in found
+    assert "–       extra train         peft is not installed; radtag train needs it: pip install 'radtag[train]'" in found
+    assert "ok      extra bench         langextract 9.8.7" in found
+
+
+def test_every_extra_of_doctor_is_one_of_the_project() -> None:
+    import tomllib
+
+    from pipeline.doctor import EXTRAS
+
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, (_, distributions) in EXTRAS.items():
+        assert all(any(line.startswith(name) for line in known[extra]) for name in distributions), extra
+    assert set(EXTRAS) == set(known) - {"dev"}
 
 
 def test_the_version_is_the_projects(radtag) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema import Task, load_task
-from stage1_encoder.encoder import Encoder, EncoderError, default_weights
+from stage1_encoder.encoder import Encoder, EncoderError, default_weights, weights_hash
 from stage1_encoder.marks import WindowCut
 from stage1_encoder.model import KeyFlagModel
 from stage1_encoder.onnx import onnx_logits, read_back, torch_logits
@@ -50,6 +50,23 @@ def test_flags_do_not_depend_on_order_batch_or_threads(
         assert flag.probability == pytest.approx(alone[index].probability, abs=1e-5)
         assert flag.hinted == alone[index].hinted
         assert flag.decided == alone[index].decided
+
+
+def test_tokens_of_every_window_are_counted_whatever_the_threads(tiny_weights: Path, tiny_task: Task) -> None:
+    one, two = (Encoder.load(tiny_weights, task=tiny_task, threads=threads) for threads in (1, 2))
+    windows = [window for text in TEXTS for window in one._cut.windows(text)]
+    assert len(windows) > len(TEXTS)
+    for encoder in (one, two):
+        assert encoder.token_counts == {"stage1_read": 0}
+        encoder.flag(TEXTS[:2])
+        encoder.flag(TEXTS[2:])
+        assert encoder.token_counts == {"stage1_read": sum(len(window.ids) for window in windows)}
+
+
+def test_the_hash_of_weights_is_known_without_loading_them(tiny_weights: Path, encoder: Encoder, tmp_path: Path) -> None:
+    assert weights_hash(tiny_weights) == encoder.content_hash
+    with pytest.raises(EncoderError, match=r"model.onnx: file does not exist"):
+        weights_hash(tmp_path)
 
 
 def test_a_long_text_has_the_maximum_of_its_windows(

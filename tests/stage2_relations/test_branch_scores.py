@@ -22,9 +22,9 @@ pytestmark = pytest.mark.llm
 TASK = load_task("chest_ct")
 PROMPT = BranchPrompt(TASK)
 LETTERS = PROMPT.letters
-TRUNK = PROMPT.trunk("8 mm solid nodule in RUL. 좌하엽의 경화. No pleural effusion.", ["nodule", "consolidation"])
-OTHER_TRUNK = PROMPT.trunk("Normal chest CT.", ["nodule"])
-BRANCHES = [PROMPT.branch(key).text for key in TASK.keys]
+TRUNK = "<report> 8 mm solid nodule in RUL. 좌하엽의 경화. No pleural effusion. </report>\n### Target Lesions: nodule\n### Output:"
+OTHER_TRUNK = "<report> Normal chest CT. </report>\n### Target Lesions: nodule\n### Output:"
+BRANCHES = [f"\n{TASK.label(key)}:" for key in TASK.keys]
 # 0.0 was found on an x86 processor: rows of a batch are rounded alike whatever stands beside them. Others may group rows.
 TOLERANCE = 0.4
 WIDTH = 576  # of the default model
@@ -102,7 +102,6 @@ def test_what_cannot_be_scored_is_an_error_and_leaves_no_trace(model: LlamaCppMo
         (TRUNK, ["", BRANCHES[0]], LETTERS, "without tokens"),
         (TRUNK, BRANCHES[:1] * (MAX_BRANCHES + 1), LETTERS, f"at most {MAX_BRANCHES}"),
         ("nodule " * 5000, BRANCHES, LETTERS, "exceed the context of 4096"),
-        (TRUNK, ["\nnodule" * 400], LETTERS, "exceed the batch of 512"),
     ):
         with pytest.raises(LanguageModelError, match=message):
             model.branch_logits(trunk, branches, letters)
@@ -111,11 +110,21 @@ def test_what_cannot_be_scored_is_an_error_and_leaves_no_trace(model: LlamaCppMo
 
 
 def test_a_trunk_longer_than_a_batch_is_scored(model: LlamaCppModel) -> None:
-    long = PROMPT.trunk("8 mm solid nodule in RUL. " * 54, ["nodule"])
+    long = "8 mm solid nodule in RUL. " * 60
     assert 512 < model.count_branch_tokens(long, BRANCHES[:1]) < 1024
     np.testing.assert_allclose(
         model.branch_logits(long, BRANCHES[:1], LETTERS)[0], plain_scores(model, long, BRANCHES[0]), atol=TOLERANCE
     )
+
+
+def test_branches_longer_than_a_batch_are_scored(model: LlamaCppModel) -> None:
+    said = (("8 mm solid nodule in RUL. ", 2), ("좌하엽의 경화. ", 60), ("No pleural effusion. Mass in LLL, 4 cm. ", 20))
+    branches = ["\n" + sentence * n + "nodule:" for sentence, n in said]
+    assert model.count_branch_tokens(TRUNK, branches) > 600
+    scores = model.branch_logits(TRUNK, branches, LETTERS)
+    plain = np.array([plain_scores(model, TRUNK, branch) for branch in branches])
+    np.testing.assert_allclose(scores, plain, atol=TOLERANCE)
+    assert min(np.abs(plain[a] - plain[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))) > 2 * TOLERANCE  # swapped rows would show
 
 
 def test_counted_tokens_are_those_that_fit(model: LlamaCppModel) -> None:

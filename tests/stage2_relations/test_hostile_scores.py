@@ -14,7 +14,7 @@ from configs.mentions import entity_mentions, value_mentions
 from configs.schema import load_task
 from stage2_relations import adapter_folder
 from stage2_relations.assertion import read_mentions
-from stage2_relations.branches import ABSENT, REFERENCE, BranchPrompt
+from stage2_relations.branches import ABSENT, REFERENCE, BranchPrompt, Question
 from stage2_relations.combine import COMBINE_FILE, PRESENCE_FEATURES, RELATION_FEATURES, Combination
 from stage2_relations.ground import implied_values
 from stage2_relations.prompt import REPORT_END, REPORT_START
@@ -114,10 +114,10 @@ class YesToAll:
     """A BranchModel that calls every subject present with every value; keeps what it was shown."""
 
     def __init__(self) -> None:
-        self.trunks: list[str] = []
+        self.questions: list[Question] = []
 
     def branch_logits(self, trunk: str, branches: Sequence[str], letters: Sequence[str]) -> list[tuple[float, ...]]:
-        self.trunks.append(trunk)
+        self.questions.append(Question(trunk, tuple(branches)))
         return [tuple({ABSENT: -9.0, REFERENCE: 0.0}.get(letter, 9.0) for letter in letters)] * len(branches)
 
 
@@ -143,14 +143,14 @@ def hints(case: Case) -> tuple[str, ...]:
     return tuple(key for key in TASKS[case.task].keys if key in asserted)
 
 
-def read(case: Case, text: str, *, hinted: bool = True) -> tuple[Reading, str]:
-    """The reading by a model that says yes to all, and the trunk that it was shown."""
+def read(case: Case, text: str, *, hinted: bool = True) -> tuple[Reading, Question]:
+    """The reading by a model that says yes to all, and the question that it was asked."""
     reader, model = mapper(case.task)
     keys = hints(case)
     flags = EntityFlags({key: float(key in keys) for key in TASKS[case.task].keys}, keys, keys) if hinted else None
     (reading,) = reader.relate([Report("r", text)], [flags])
     assert isinstance(reading, Reading)
-    return reading, model.trunks[-1]
+    return reading, model.questions[-1]
 
 
 def present(reading: Reading) -> set[str]:
@@ -175,17 +175,21 @@ def test_every_report_without_the_words_states_something_that_could_change() -> 
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_markers_and_hint_line_of_the_question_stay_unique(kind: str) -> None:
     for case in (case for case in CASES if case.kind == kind):
-        _, trunk = read(case, case.hostile)
-        heading = f"### {TASKS[case.task].steps[0].prompt.heading}: "
-        assert [trunk.count(mark) for mark in (REPORT_START, REPORT_END)] == [1, 1], case
-        lines = trunk.splitlines()  # knows more line ends than "\n"
-        assert [lines[0], lines[2:]] == [
-            "### Report:",
-            [heading + ", ".join(map(TASKS[case.task].label, hints(case))), "### Output:"],
-        ]
-        body = lines[1].removeprefix(REPORT_START).removesuffix(REPORT_END)
-        assert len(lines) == 4 and len(body) == len(lines[1]) - len(REPORT_START + REPORT_END), case
-        assert not any(part in body for part in ("##", "<|", "|>", "</", "<s>", "[INST]", "\u200b")), case
+        _, question = read(case, case.hostile)
+        labels = [TASKS[case.task].label(key) for key in TASKS[case.task].keys]
+        hint_line = f"### {TASKS[case.task].steps[0].prompt.heading}: " + ", ".join(map(TASKS[case.task].label, hints(case)))
+        *report, hint, output = question.trunk.splitlines()  # knows more line ends than "\n"
+        assert (hint, output) == (hint_line, "### Output:"), case
+        shown = [report[1]] if report else []
+        assert report in ([], ["### Report:", *shown])
+        for branch in question.branches:
+            first, *said, asked = branch.splitlines()
+            assert (first, asked.removesuffix(":") in labels, len(said) <= 1) == ("", True, True), case
+            shown += [one.removeprefix(f"{asked.removesuffix(':')} > ") for one in said]
+        for one in shown:
+            body = one.removeprefix(REPORT_START).removesuffix(REPORT_END)
+            assert len(body) == len(one) - len(REPORT_START + REPORT_END), case
+            assert not any(part in body for part in ("##", "<|", "|>", "</", "<s>", "[INST]", "\u200b", REPORT_START)), case
 
 
 @pytest.mark.parametrize("hinted", [True, False], ids=["with stage 1", "without stage 1"])

@@ -123,6 +123,35 @@ def test_control_tokens_in_a_report_are_plain_characters(model: LlamaCppModel) -
     assert model.count_tokens(ChatPrompt("", "p", hostile)) == plain + len(tokens)
 
 
+def test_tokens_are_counted_where_they_are_read_kept_and_generated(path: Path) -> None:
+    model = LlamaCppModel.load(path)
+    first, second, other, _ = PROMPTS  # the first two share their prefix
+
+    def spent(prompt: ChatPrompt, grammar: str | None = GRAMMAR) -> tuple[int, int, int, int]:
+        """Decoded, kept, generated; tokens of the answer."""
+        before = dict(model.token_counts)
+        answer = model.complete(prompt, grammar=grammar, max_tokens=60)
+        decoded, kept, generated = (n - before[kind] for kind, n in model.token_counts.items())
+        return decoded, kept, generated, len(answer.token_logprobs or ())
+
+    assert list(model.token_counts) == ["stage2_decoded", "stage2_kept", "stage2_generated"]
+    n_prefix = len(model._prefix(first))
+    n_all, n_kept, n_generated, n_answer = spent(first)
+    assert (n_all, n_kept, n_generated) == (model.count_tokens(first), 0, n_answer)
+    assert spent(second)[:2] == (model.count_tokens(second) - n_prefix, n_prefix)  # the prefix stands in the cache
+    assert spent(other)[:2] == (model.count_tokens(other), 0)
+    assert spent(first)[:2] == (n_all - n_prefix, n_prefix)  # and is copied back into it
+    assert spent(first, 'root ::= "nodule: RUL"')[0] == 0  # with one possible answer no more than the prefix is touched
+
+
+def test_branches_are_counted_with_their_trunk_once(model: LlamaCppModel) -> None:
+    before = dict(model.token_counts)
+    model.branch_logits("8 mm nodule in RUL.", ["\nnodule:", "\nmass:"], [" A", " B"])
+    n_read = model.count_branch_tokens("8 mm nodule in RUL.", ["\nnodule:", "\nmass:"])
+    spent = {kind: n - before[kind] for kind, n in model.token_counts.items()}
+    assert spent == {"stage2_decoded": n_read, "stage2_kept": 0, "stage2_generated": 0}
+
+
 def test_context_is_limited_by_the_model_and_by_the_caller(path: Path) -> None:
     small = LlamaCppModel.load(path, context_tokens=512)
     large = LlamaCppModel.load(path, context_tokens=1_000_000)

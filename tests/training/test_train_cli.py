@@ -11,14 +11,17 @@ from typer.testing import CliRunner
 
 from configs.schema import Task
 from stage1_encoder.checkpoint import latest_checkpoint
-from stage1_encoder.encoder import Encoder
+from stage1_encoder.encoder import Encoder, default_weights
+from stage2_relations import adapter_folder
+from training import weights_folder
 from training.cli import app
+from training.loop import TrainingError
 
 RUNNER = CliRunner()
 
 
-def _train(command: str, config: Path, out: Path) -> tuple[int, str]:
-    result = RUNNER.invoke(app, [command, str(config), "--out", str(out)])
+def _train(command: str, config: Path, out: Path, *flags: str) -> tuple[int, str]:
+    result = RUNNER.invoke(app, [command, str(config), "--out", str(out), *flags])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
 
@@ -57,6 +60,33 @@ def test_tokenizer_pretrain_finetune_make_a_working_encoder(
     code, _ = _train("finetune", tiny_settings["finetune"], runs / "finetune")  # finished: exported again, not trained again
     assert code == 0
     assert {path.name: path.read_bytes() for path in weights.iterdir()} == before
+
+
+def test_weights_that_ship_are_replaced_only_when_that_is_said(
+    tmp_path: Path, tiny_settings: dict[str, Path], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_folder, "PACKAGES", (tmp_path / "weights",))
+    assert _train("finetune", tiny_settings["finetune"], runs / "finetune")[0] == 0  # nothing stood there
+    before = (tmp_path / "weights" / "model.onnx").stat().st_ino
+    code, output = _train("finetune", tiny_settings["finetune"], runs / "again")
+    assert (code, output.count("\n")) == (2, 1)
+    assert "weights: ships with radtag; name another folder under 'weights' in the settings, or give --replace" in output
+    assert (tmp_path / "weights" / "model.onnx").stat().st_ino == before
+    assert not (runs / "again").exists()
+    assert _train("finetune", tiny_settings["finetune"], runs / "finetune", "--replace")[0] == 0
+    assert (tmp_path / "weights" / "model.onnx").stat().st_ino != before
+
+
+def test_only_what_exists_inside_the_package_ships(tmp_path: Path) -> None:
+    for target in (default_weights("chest_ct"), adapter_folder._SHIPPED / "chest_ct" / "combine.json"):
+        with pytest.raises(TrainingError, match="ships with radtag"):
+            weights_folder.refuse_shipped(target, setting="weights", replace=False)
+        weights_folder.refuse_shipped(target, setting="weights", replace=True)
+    (tmp_path / "shortcut").symlink_to(default_weights("chest_ct"))
+    with pytest.raises(TrainingError, match="ships with radtag"):
+        weights_folder.refuse_shipped(tmp_path / "shortcut", setting="weights", replace=False)
+    for target in (tmp_path, default_weights("no_such_task")):
+        weights_folder.refuse_shipped(target, setting="weights", replace=False)
 
 
 def test_a_wrong_label_is_one_line_with_file_and_line(tiny_settings: dict[str, Path], tiny_corpus: Path, runs: Path) -> None:
