@@ -67,6 +67,14 @@ class Evidence:
         """Whether a mention of one of these entities is neither negated, resolved, historical nor of another organ."""
         return any(self.asserted_spans(key) for key in keys)
 
+    def home_sentences(self, key: str) -> set[int]:
+        """The indexes of the sentences that assert an entity."""
+        return {mention.sentence for mention in _asserted(self.mentions.entities, key)}
+
+    def linked_values(self, key: str) -> set[str]:
+        """The values that the rules link to an entity and can show in the text."""
+        return {relation.value for relation in self.rules.relations if relation.subject == key and relation.value_span}
+
     def names(self, keys: Collection[str]) -> bool:
         """Whether the report mentions one of these entities at all, asserted or not."""
         return any(mention.name in keys for mention in self.mentions.entities)

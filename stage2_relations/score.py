@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from configs.contracts import EntityFinding, EntityFlags, Reading, Relation, Report, Span, Unread
+from configs.contracts import EntityFinding, EntityFlags, Reading, Relation, Report, Unread
 from configs.schema import Task
 from stage2_relations.branches import ABSENT, BranchModel, BranchPrompt, BranchTokenCounter, Question
 from stage2_relations.combine import LARGEST_LOG_ODDS, Combination, bounded_log_odds, log_odds
@@ -78,9 +78,7 @@ class BranchMapper:
         presence: dict[str, float] = {}
         values: dict[str, dict[str, float]] = {key: {} for key in asked}
         seen: dict[str, set[str]] = {key: set() for key in asked}
-        for window in self._windows(evidence, hinted, asked):
-            shown = text if window is None else text[window.start : window.end]
-            question = self._prompt.question(shown, hinted, asked)
+        for question in self._questions(evidence, hinted, asked):
             for key, of_branch in zip(asked, question.values, strict=True):
                 seen[key] |= set(self._prompt.branch(key).letters) if of_branch is None else of_branch
             for key, letters in self._read(question, asked).items():
@@ -113,33 +111,41 @@ class BranchMapper:
             for key, row in zip(asked, rows, strict=True)
         }
 
-    def _windows(self, evidence: Evidence, hinted: Sequence[str], asked: Sequence[str]) -> Sequence[Span | None]:
-        model = self._model
-        if not isinstance(model, BranchTokenCounter):
-            return [None]
+    def _questions(self, evidence: Evidence, hinted: Sequence[str], asked: Sequence[str]) -> list[Question]:
+        """One about the whole report where it fits, else one a window."""
 
-        def size(part: str) -> int:
-            question = self._prompt.question(part, hinted, asked)
+        def about(part: str) -> Question:
+            return self._prompt.question(part, hinted, asked)
+
+        model, whole = self._model, about(evidence.text)
+        if not isinstance(model, BranchTokenCounter):
+            return [whole]
+
+        def size(question: Question) -> int:
             return model.count_branch_tokens(question.trunk, question.branches)
 
-        if size(evidence.text) <= model.context_tokens:
-            return [None]
-        without = size("")
+        if size(whole) <= model.context_tokens:
+            return [whole]
+        without = size(about(""))
         try:
-            return report_windows(
-                evidence.text, evidence.mentions.sentences, lambda part: size(part) - without, model.context_tokens - without
+            windows = report_windows(
+                evidence.text,
+                evidence.mentions.sentences,
+                lambda part: size(about(part)) - without,
+                model.context_tokens - without,
             )
         except ValueError:
             raise LanguageModelError(
                 f"context of {model.context_tokens} tokens is too small: the question without a report has {without}"
             ) from None
+        return [about(evidence.text[window.start : window.end]) for window in windows]
 
     def _offered(self, evidence: Evidence, key: str) -> list[str]:
         values = self._prompt.branch(key).letters
         if not self._grounding:
             return list(values)
         mentioned = {mention.name for mention in evidence.mentions.values if mention.assertion == "present"}
-        linked = {relation.value for relation in evidence.rules.relations if relation.subject == key and relation.value_span}
+        linked = evidence.linked_values(key)
         return [value for value in values if value in mentioned or value in linked]
 
     def _reading(self, evidence: Evidence, flags: EntityFlags | None, scores: ReportScores) -> Reading:
@@ -183,7 +189,7 @@ def relation_features(key: str, value: str, evidence: Evidence, scores: ReportSc
     `other_side`: the task gives the value a side, and the sentences that assert the subject name the other side alone. `hidden`:
     the model was not shown the value's sentence, so its log-odds count as 0.
     """
-    linked = {relation.value for relation in evidence.rules.relations if relation.subject == key and relation.value_span}
+    linked = evidence.linked_values(key)
     distance = _sentences_apart(evidence, key, value)
     return {
         "model": 0.0 if value in scores.hidden[key] else bounded_log_odds(scores.values[key][value]),
@@ -197,14 +203,14 @@ def relation_features(key: str, value: str, evidence: Evidence, scores: ReportSc
 
 
 def _sentences_apart(evidence: Evidence, key: str, value: str) -> int | None:
-    homes: Collection[int] = {m.sentence for m in evidence.mentions.entities if m.name == key and m.assertion == "present"}
+    homes = evidence.home_sentences(key)
     places = {m.sentence for m in evidence.mentions.values if m.name == value and m.assertion == "present"}
     return min((abs(home - place) for home in homes for place in places), default=None)
 
 
 def _is_on_the_other_side(evidence: Evidence, key: str, value: str) -> bool:
     values = evidence.task.values
-    homes = {m.sentence for m in evidence.mentions.entities if m.name == key and m.assertion == "present"}
+    homes = evidence.home_sentences(key)
     said = {values[m.name].side for m in evidence.mentions.values if m.sentence in homes and m.assertion == "present"}
     side = values[value].side
     return side is not None and bool(said) and None not in said and side not in said
