@@ -274,7 +274,7 @@ def results_page(
         Path, typer.Option(metavar="DIR", help="Records are kept here, nothing is tagged twice; holds report text.")
     ] = Path("runs/results"),
     tasks: Annotated[str, typer.Option(metavar="LIST", help="Task names.")] = "chest_ct,brain_mri",
-    splits: Annotated[str, typer.Option(metavar="LIST", help="Each is measured, then all of them together.")] = "test,test_hard",
+    splits: Annotated[str, typer.Option(metavar="LIST", help="Each is measured, then all of them together.")] = "test,test_hard,test_fresh",
     systems: Annotated[
         str, typer.Option(metavar="LIST", help="Systems, as 'radtag eval run' takes them.")
     ] = "published-rules,rules,encoder,llm,two-stage",
