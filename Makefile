@@ -39,8 +39,8 @@ lint: $(STAMP)  ## ruff, mypy --strict, the layer contract
 test: lint  ## every check: lint, then all tests
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-bench: $(STAMP)  ## speed of every stage and system: bench/results.json, docs/PERFORMANCE.md (5 minutes; LONG=1: hours)
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/radtag eval throughput $(if $(LONG),--long)
+bench: $(STAMP)  ## speed of every stage and system: bench/results.json, docs/PERFORMANCE.md (6 minutes; PLAN=archives: an hour, PLAN=long: hours)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/radtag eval throughput --plan $(or $(PLAN),quick)
 
 results: $(STAMP)  ## every system on the corpus test splits: docs/results.json and docs/RESULTS.md (8 minutes on two cores)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/radtag eval results --out docs/RESULTS.md --json docs/results.json --workers $(RESULTS_WORKERS)

@@ -274,7 +274,9 @@ def results_page(
         Path, typer.Option(metavar="DIR", help="Records are kept here, nothing is tagged twice; holds report text.")
     ] = Path("runs/results"),
     tasks: Annotated[str, typer.Option(metavar="LIST", help="Task names.")] = "chest_ct,brain_mri",
-    splits: Annotated[str, typer.Option(metavar="LIST", help="Each is measured, then all of them together.")] = "test,test_hard,test_fresh",
+    splits: Annotated[
+        str, typer.Option(metavar="LIST", help="Each is measured, then all of them together.")
+    ] = "test,test_hard,test_fresh",
     systems: Annotated[
         str, typer.Option(metavar="LIST", help="Systems, as 'radtag eval run' takes them.")
     ] = "published-rules,rules,encoder,llm,two-stage",
@@ -320,21 +322,29 @@ def throughput(
     page: Annotated[Path, typer.Option("--page", help="Where to write the page; its picture goes beside it.")] = Path(
         "docs/PERFORMANCE.md"
     ),
-    long: Annotated[bool, typer.Option("--long", help="Both tasks, the whole dev split, 100,000 reports: several hours.")] = False,
+    plan: Annotated[
+        str,
+        typer.Option(
+            metavar="quick|archives|long",
+            help="archives: 100,000 reports through rules and encoder too, an hour; long: both tasks, whole dev split, hours.",
+        ),
+    ] = "quick",
     task: Annotated[str | None, typer.Option("--task", help="This task alone; without it those of the plan.")] = None,
 ) -> None:
     """Every stage and system timed side by side, one thread (what `make bench` runs): about 5 minutes on a quiet machine."""
     with _one_line_errors():
+        from configs.yaml_lines import did_you_mean
         from eval.bench_archives import ArchiveRunError
         from eval.bench_langextract import ServerStartError
         from eval.bench_page import write_page
-        from eval.throughput import LONG, QUICK, run_bench, write_results
+        from eval.gold import GoldError
+        from eval.throughput import PLANS, run_bench, write_results
 
-        plan = LONG if long else QUICK
+        if plan not in PLANS:
+            raise GoldError(f"plan '{plan}' is not known{did_you_mean(plan, PLANS)}")
+        chosen = PLANS[plan] if task is None else replace(PLANS[plan], tasks=(task,))
         try:
-            results = run_bench(
-                plan if task is None else replace(plan, tasks=(task,)), tell=lambda line: print(line, file=sys.stderr, flush=True)
-            )
+            results = run_bench(chosen, tell=lambda line: print(line, file=sys.stderr, flush=True))
         except (ArchiveRunError, ServerStartError) as error:
             print(f"radtag: {error}", file=sys.stderr)
             raise typer.Exit(EXIT_USAGE) from None

@@ -8,7 +8,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -72,6 +72,15 @@ QUICK = BenchPlan(
     n_stage1=32,
     archives=(ArchiveRun(RULES, 10**3), ArchiveRun(RULES, 10**3, workers=2), ArchiveRun("encoder", 10**3)),
 )
+ARCHIVES = replace(
+    QUICK,
+    name="archives",
+    archives=(
+        *(ArchiveRun(RULES, n_reports) for n_reports in (10**3, 10**4, 10**5)),
+        ArchiveRun(RULES, 10**4, workers=2),
+        *(ArchiveRun("encoder", n_reports) for n_reports in (10**3, 10**4, 10**5)),
+    ),
+)
 LONG = BenchPlan(
     "long",
     ("chest_ct", "brain_mri"),
@@ -80,14 +89,13 @@ LONG = BenchPlan(
     score_all=True,
     n_stage1=180,
     archives=(
-        *(ArchiveRun(RULES, n_reports) for n_reports in (10**3, 10**4, 10**5)),
-        ArchiveRun(RULES, 10**4, workers=2),
-        *(ArchiveRun("encoder", n_reports) for n_reports in (10**3, 10**4, 10**5)),
+        *ARCHIVES.archives,
         ArchiveRun("encoder", 10**4, workers=2),
         ArchiveRun(TWO_STAGE, 10**3),
         ArchiveRun(TWO_STAGE, 10**3, workers=2),
     ),
 )
+PLANS = {plan.name: plan for plan in (QUICK, ARCHIVES, LONG)}
 
 
 def run_bench(plan: BenchPlan, *, tell: Tell) -> dict[str, Any]:

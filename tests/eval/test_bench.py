@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from configs.contracts import ChatPrompt, Completion, EntityFlags, Reading, Report
 from configs.schema import load_task
@@ -28,8 +29,9 @@ from eval.bench_published import FromScratch, PublishedWay, free_answer
 from eval.bench_stage2 import FLOOR, SCORES, SCORES_Q8, TRICKS, Stage2Files, bench_stage2
 from eval.bench_systems import dev_split, record_labels, spread
 from eval.bench_timing import Timing, Way, time_ways, times_as_fast
+from eval.cli import app
 from eval.gold import read_gold_reports
-from eval.throughput import LONG, QUICK, _goals, write_results
+from eval.throughput import ARCHIVES, LONG, QUICK, _goals, write_results
 from pipeline.run import Pipeline
 from stage2_relations.rules import CarefulRules
 
@@ -300,9 +302,15 @@ class TestPage:
 
     def test_the_plans_grow_archives_by_tens_up_to_a_hundred_thousand(self) -> None:
         assert max(run.n_reports for run in QUICK.archives) == 1000
-        sizes = {run.n_reports for run in LONG.archives if run.system == "encoder" and run.workers == 1}
-        assert sizes == {10**3, 10**4, 10**5}
-        assert all(any(run.workers == 2 for run in plan.archives) for plan in (QUICK, LONG))
+        for plan in (ARCHIVES, LONG):
+            sizes = {run.n_reports for run in plan.archives if run.system == "encoder" and run.workers == 1}
+            assert sizes == {10**3, 10**4, 10**5}
+        assert all(any(run.workers == 2 for run in plan.archives) for plan in (QUICK, ARCHIVES, LONG))
+
+    def test_an_unknown_plan_is_one_line_with_the_nearest(self) -> None:
+        ended = CliRunner().invoke(app, ["throughput", "--plan", "lon"])
+        assert ended.exit_code == 2
+        assert "plan 'lon' is not known; did you mean 'long'?" in ended.output
 
 
 @pytest.mark.llm
