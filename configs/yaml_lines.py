@@ -13,6 +13,9 @@ from pydantic import BaseModel, ValidationError
 Model = TypeVar("Model", bound=BaseModel)
 Location = Sequence[str | int]
 
+MAX_NAME_CHARS = 40
+MAX_NAME_WORDS = 4
+
 
 class ConfigError(Exception):
     """A configuration file that cannot be used: `file:line: what was found; what is expected`."""
@@ -101,14 +104,24 @@ class YamlFile:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` with the nearest known name, or `; known: …` when none is near."""
+    """`; did you mean 'x'?` with the nearest known name, or `; known: …` when none is near, or how many when one is no name."""
     names = sorted(known)
     near = difflib.get_close_matches(name.strip(), names, n=1, cutoff=0.5) or difflib.get_close_matches(
         name.strip().lower(), names, n=1, cutoff=0.5
     )
     if near:
         return f"; did you mean '{near[0]}'?"
-    return f"; known: {', '.join(names)}" if names else ""
+    if not names:
+        return ""
+    return f"; known: {', '.join(names)}" if are_names(names) else f"; {len(names)} names are known"
+
+
+def are_names(found: Iterable[str]) -> bool:
+    """Whether all of `found` could be names that people gave: what stands where names belong may be a row of a report's text."""
+    return not any(
+        len(name) > MAX_NAME_CHARS or len(name.split()) > MAX_NAME_WORDS or name.strip().isdecimal() or name.endswith(".")
+        for name in found
+    )
 
 
 def _field_names_at(model: type[BaseModel], location: Location) -> list[str]:

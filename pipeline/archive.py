@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,14 @@ LOCK_FILE = "run.lock"
 TEMPORARY = ".tmp"
 FORMAT = 1
 _PART_NAME = re.compile(r"part-\d{6,}-[0-9a-f]{16}")
+# Fields of RunInput that say how the input is read, and the options of `radtag tag` that set them.
+_READING_OPTIONS = {
+    "report_id_column": "--id-column",
+    "text_column": "--text-column",
+    "patient_column": "--patient-column",
+    "date_column": "--date-column",
+    "encoding": "--encoding",
+}
 
 
 class ArchiveError(Exception):
@@ -132,12 +141,24 @@ def refuse_other_run(folder: Path, before: RunFile, now: RunFile) -> None:
             begun = f"with --{name} {told}" if told else f"without --{name}"
             raise ArchiveError(f"{folder}: was begun {begun}; go on in the same way, or give --out a new folder")
     if before.input.content_hash != now.input.content_hash:
+        if told := _other_reading(before.input, now.input):
+            raise ArchiveError(f"{folder}: was begun {told}; go on in the same way, or give --out a new folder")
         counts = f"{before.input.n_reports} reports then, {now.input.n_reports} now"
         raise ArchiveError(f"{folder}: was begun with other reports ({counts}); give --out a new folder")
 
 
+def _other_reading(before: RunInput, now: RunInput) -> str:
+    """The options that `before` was read with and `now` was not; empty when both were read in the same way."""
+    told = []
+    for name, option in _READING_OPTIONS.items():
+        then: str | None = getattr(before, name)
+        if then != getattr(now, name):
+            told.append(f"without {option}" if then is None else f"with {option} {shlex.quote(then)}")
+    return " and ".join(told)
+
+
 class Archive:
-    """The one writer of a run directory. Use `opened`."""
+    """The one writer of a run directory. Use `opened`, then `begin_parts`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -145,14 +166,10 @@ class Archive:
 
     @classmethod
     @contextmanager
-    def opened(
-        cls, folder: Path, run: RunFile, *, resume: bool, missing: Collection[str], retried: Collection[str] = ()
-    ) -> Iterator[Archive]:
+    def opened(cls, folder: Path, run: RunFile, *, resume: bool) -> Iterator[Archive]:
         """Locks the folder, writes run.json where there is none yet and clears unfinished files.
 
-        Args:
-            missing: Names of the parts that are to be written; what lies there of them no longer counts as whole.
-            retried: Names of whole parts that are to be written again. With either, the summary of an earlier end is removed.
+        Which parts are whole is certain only inside: until the lock is held another run may still write some.
 
         Raises:
             ArchiveError: another process writes there, another run stands there, or the folder cannot be written.
@@ -167,24 +184,38 @@ class Archive:
             before = started_run(folder, resume=resume)  # again, now that nobody else can begin one
             if before is not None:
                 refuse_other_run(folder, before, run)
-            archive._make_ready(run, missing, retried)
+            archive._make_ready(run)
             yield archive
 
-    def _make_ready(self, run: RunFile, missing: Collection[str], retried: Collection[str]) -> None:
+    def _make_ready(self, run: RunFile) -> None:
         try:
             self.parts.mkdir(exist_ok=True)
             unfinished = [self.folder / f"{name}{TEMPORARY}" for name in (RUN_FILE, SUMMARY_FILE)]
-            if missing or retried:
-                unfinished.append(self.folder / SUMMARY_FILE)
-            for left in (*unfinished, *self.parts.glob(f"part-*{TEMPORARY}"), *map(self._checksum, missing)):
+            for left in (*unfinished, *self.parts.glob(f"part-*{TEMPORARY}")):
                 left.unlink(missing_ok=True)
             if not (self.folder / RUN_FILE).exists():
                 _write_whole(self.folder / RUN_FILE, (run.model_dump_json(indent=1) + "\n").encode())
         except OSError as error:
             raise ArchiveError(f"{self.folder}: cannot be written: {error.strerror}") from None
 
-    def _checksum(self, name: str) -> Path:
-        return _checksum_path(self.parts / f"{name}.jsonl")
+    def begin_parts(self, *, missing: Collection[str], retried: Collection[str] = ()) -> None:
+        """Says that parts are about to be written; with any, the summary of an earlier end is removed.
+
+        Args:
+            missing: Names of the parts that are not whole; what lies there of them is not taken for it any more.
+            retried: Names of whole parts that are to be written again.
+
+        Raises:
+            ArchiveError: the folder cannot be written.
+        """
+        stale = [_checksum_path(self.parts / f"{name}.jsonl") for name in missing]
+        if missing or retried:
+            stale.insert(0, self.folder / SUMMARY_FILE)
+        try:
+            for path in stale:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ArchiveError(f"{self.folder}: cannot be written: {error.strerror}") from None
 
     def write_part(self, name: str, records: bytes, *, n_records: int) -> None:
         """Raises ArchiveError when the disk refuses; the parts that stand stay whole."""

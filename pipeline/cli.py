@@ -46,7 +46,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # its tracebacks print local variables, and those hold report text
     help="Reads free-text radiology reports and writes relations that can be queried.",
-    epilog="Exit codes: 0 all rows fine, 1 some rows failed or were rejected, 2 usage or input error.",
+    epilog="Exit codes: 0 all rows fine, 1 some rows failed or were rejected, 2 usage or input error, 3 the run broke off, "
+    "130 stopped by Ctrl-C.",
 )
 
 RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'radtag tag' wrote.")]
@@ -220,8 +221,9 @@ def export(
     folder: RunFolder,
     file_format: Annotated[str, typer.Option("--format", metavar="jsonl|csv|parquet", help="csv: one row a relation.")] = "jsonl",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="One file, whole or not at all; without it standard output.")
+        Path | None, typer.Option(metavar="FILE", help="One new file, whole or not at all; without it standard output.")
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Also where FILE exists; never one of the run or its input.")] = False,
 ) -> None:
     """Write all records in one piece.
 
@@ -230,7 +232,7 @@ def export(
     from configs.yaml_lines import did_you_mean
     from pipeline.archive import read_run
     from pipeline.settings import SettingsError
-    from pipeline.sinks import FORMATS, CsvSink, JsonLinesSink, ParquetSink, SinkError, whole_file
+    from pipeline.sinks import FORMATS, CsvSink, JsonLinesSink, ParquetSink, whole_file
 
     if file_format not in FORMATS:
         raise SettingsError(f"format '{file_format}' is not known{did_you_mean(file_format, FORMATS)}")
@@ -243,9 +245,8 @@ def export(
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="strict", newline="")  # whatever the terminal's encoding is
         n_records = stream_sink(sys.stdout).write(records)
-    elif out.is_dir():
-        raise SinkError(f"{out}: is a folder; a file is expected")
     else:
+        _refuse_export_to(out, folder, run, replace=replace)
         with whole_file(out) as temporary:
             if file_format == "parquet":
                 n_records = ParquetSink(temporary).write(records)
@@ -337,6 +338,26 @@ def _work_lines(summary: Summary) -> Iterator[str]:
     yield "seconds  " + ", ".join(f"{s:.1f} {name.replace('_', ' ')}" for name, s in seconds.items())
     if summary.tokens:
         yield "tokens   " + ", ".join(f"{n_tokens} {kind.replace('_', ' ')}" for kind, n_tokens in summary.tokens.items())
+
+
+def _refuse_export_to(out: Path, folder: Path, run: RunFile, *, replace: bool) -> None:
+    from pipeline.archive import LOCK_FILE, PARTS, RUN_FILE, SUMMARY_FILE
+    from pipeline.sinks import SinkError
+    from pipeline.sources import would_find
+
+    try:
+        place, own = out.resolve(), folder.resolve()
+        exists = out.exists() or out.is_symlink()
+        if exists and not out.is_file():
+            raise SinkError(f"{out}: is {'a folder' if out.is_dir() else 'no plain file'}; a new file is expected")
+        if place.is_relative_to(own / PARTS) or place in (own / RUN_FILE, own / SUMMARY_FILE, own / LOCK_FILE):
+            raise SinkError(f"{out}: belongs to the run in {folder}; a new file is expected")
+        if would_find(run.input.given, out):
+            raise SinkError(f"{out}: lies in the input of the run; a new file beside it is expected")
+        if exists and not replace:
+            raise SinkError(f"{out}: exists already; a new file is expected, or --replace")
+    except OSError as error:
+        raise SinkError(f"{out}: cannot be written: {error.strerror or type(error).__name__}") from None
 
 
 def _check_status(status: str | None) -> None:

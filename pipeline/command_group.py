@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 COMMANDS_GROUP = "radtag.commands"
-EXIT_RUN = 1
 EXIT_USAGE = 2
+EXIT_BROKEN_OFF = 3
 
 # What users can put right: one line, no traceback. A module that is not loaded cannot have raised its error.
 USER_ERRORS = (
@@ -35,7 +35,11 @@ RUN_ERRORS = (("pipeline.engine", "EngineError"), ("pipeline.run", "StageBugErro
 
 
 class RadtagGroup(TyperGroup):
-    """A Typer group whose main() ends with 2 and one line on standard error for usage and input errors."""
+    """A Typer group whose main() ends with 2 and one line on standard error for usage and input errors.
+
+    A run that breaks off ends with 3: with one line where its cause is known, with a traceback where it is a bug. 1 is left to
+    what a command found: rows that failed, records that are missing.
+    """
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -58,12 +62,13 @@ class RadtagGroup(TyperGroup):
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except typer.TyperException as error:
             self._end(_usage_message(error))
-        except typer.Abort:
-            sys.exit(1)
         except _errors(USER_ERRORS) as error:
             self._end(str(error))
         except _errors(RUN_ERRORS) as error:
-            self._end(str(error), exit_code=EXIT_RUN)
+            self._end(str(error), exit_code=EXIT_BROKEN_OFF)
+        except Exception as error:  # noqa: BLE001 - told as the interpreter would tell it, but not with its status, which is 1
+            sys.excepthook(type(error), error, error.__traceback__)
+            sys.exit(EXIT_BROKEN_OFF)
         sys.exit(code if isinstance(code, int) else 0)
 
     def _end(self, message: str, *, exit_code: int = EXIT_USAGE) -> None:

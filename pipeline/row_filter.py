@@ -2,8 +2,10 @@
 
     COLUMN = VALUE    COLUMN != VALUE    COLUMN < VALUE    <=  >  >=    COLUMN in A, B, C    COLUMN is empty    COLUMN is not empty
 
-Two numbers are compared as numbers, everything else as text, so ISO dates stand in their order. An empty or missing cell fits
-`is empty` alone. Column and value may stand in quotes: `"Study Date" >= 2020-01-01`.
+`=`, `!=` and `in` compare the spelling; only two plain numbers (no sign but a minus, no leading zero, no exponent) by their value.
+`<`, `<=`, `>` and `>=` compare two dates of one precision as dates, two numbers as numbers, and with a value that is neither as
+text; a cell that cannot be compared with a date or a number is refused, never passed over. An empty or missing cell fits `is empty`
+alone. Column and value may stand in quotes: `"Study Date" >= 2020-01-01`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 _WORD = r'"[^"]*"|\'[^\']*\''
 _CONDITION = re.compile(
@@ -23,10 +26,17 @@ _CONDITION = re.compile(
     re.DOTALL,
 )
 _LISTED = re.compile(rf"\s*({_WORD}|[^,\"']+?)\s*(?:,|$)")
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_DATE = re.compile(
+    r"(?P<year>[0-9]{4})(?:(?P<hyphen>-?)(?P<month>[0-9]{2})(?:(?P=hyphen)(?P<day>[0-9]{2})"
+    r"(?:[T ]?(?P<hour>[0-9]{2}):?(?P<minute>[0-9]{2})(?::?(?P<second>[0-9]{2})(?P<fraction>\.[0-9]+)?)?"
+    r"(?P<zone>Z|[+-][0-9]{2}:?[0-9]{2})?)?)?)?"
+)
+_YEARS = range(1800, 2200)  # four digits of another size are a number and no year
+_SPELLINGS = {1: "YYYY", 2: "YYYY-MM or YYYYMM", 3: "YYYY-MM-DD or YYYYMMDD", 6: "YYYY-MM-DDTHH:MM:SS"}  # by how many parts it has
+_N_DAY_PARTS, _N_TIME_PARTS = 3, 6
 _SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -35,7 +45,21 @@ _SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 class RowFilterError(Exception):
-    """A condition that cannot be read: the condition, what is expected."""
+    """A condition that cannot be read, or not be compared with a cell: the condition or the column, what is expected."""
+
+
+class _Date(NamedTuple):
+    """Year; month; day; hour, minute and second with its fraction: as many as are spelled. `zone` as written, "" for none."""
+
+    parts: tuple[Decimal, ...]
+    zone: str = ""
+
+    @property
+    def n_parts(self) -> int:
+        return len(self.parts)
+
+    def day(self) -> _Date:
+        return _Date(self.parts[:_N_DAY_PARTS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +71,54 @@ class Condition:
     values: tuple[str, ...]
 
     def fits(self, cell: object) -> bool:
-        """Whether a row with this cell is tagged. Raises RowFilterError for a cell that is a list or an object."""
+        """Whether a row with this cell is tagged.
+
+        Raises:
+            RowFilterError: the cell is a list or an object, or cannot be compared with the value; the cell is not quoted.
+        """
         found = cell_text(cell, self.column)
         if self.sign.startswith("is "):
             return (found is None) == (self.sign == "is empty")
         if found is None:
             return False
-        if self.sign == "in":
-            return any(_compared(operator.eq, found, value) for value in self.values)
-        return _compared(_SIGNS[self.sign], found, self.values[0])
+        if isinstance(cell, float) and math.isfinite(cell):
+            found = f"{cell:.0f}" if cell.is_integer() else format(Decimal(found), "f")  # no exponent
+        if self.sign in ("=", "!=", "in"):
+            return any(_equal(found, value) for value in self.values) != (self.sign == "!=")
+        return self._in_order(found, self.values[0])
+
+    def _in_order(self, found: str, value: str) -> bool:
+        compare = _SIGNS[self.sign]
+        found_date, value_date = _date(found), _date(value)
+        if found_date is not None and value_date is not None:
+            if found_date.n_parts == _N_TIME_PARTS and value_date.n_parts == _N_DAY_PARTS:
+                found_date = found_date.day()
+            if (found_date.n_parts, found_date.zone) == (value_date.n_parts, value_date.zone):
+                return compare(found_date.parts, value_date.parts)
+            raise self._other_precision(found_date, value)
+        found_number, value_number = _number(found), _number(value)
+        if found_number is not None and value_number is not None:
+            return compare(found_number, value_number)
+        if value_number is not None or value_date is not None:
+            kind = "number" if value_number is not None else "date"
+            raise RowFilterError(
+                f"column '{self.column}' holds no {kind}, and '{self.column} {self.sign} {value}' compares {kind}s; "
+                "leave such rows out with another --where before this one"
+            )
+        return compare(found, value)
+
+    def _other_precision(self, found: _Date, value: str) -> RowFilterError:
+        zone = " with its time zone" if found.zone else ""
+        number = f", or {value}.0 to compare numbers" if value.isdecimal() else ""
+        return RowFilterError(
+            f"column '{self.column}' holds a date spelled {_SPELLINGS[found.n_parts]}{zone}, and "
+            f"'{self.column} {self.sign} {value}' has another precision; spell its value in the same way{number}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """Conditions that must all hold. Without any, every row fits."""
+    """Conditions that must all hold, looked at in their order up to the first that does not. Without any, every row fits."""
 
     conditions: tuple[Condition, ...] = ()
 
@@ -70,7 +128,7 @@ class RowFilter:
         return tuple(dict.fromkeys(condition.column for condition in self.conditions))
 
     def fits(self, cells: Sequence[object]) -> bool:
-        """Whether the row is tagged. `cells` are those of `columns`, in that order."""
+        """Whether the row is tagged. `cells` are those of `columns`, in that order. Raises RowFilterError as `Condition.fits`."""
         if not self.conditions:
             return True
         row = dict(zip(self.columns, cells, strict=True))
@@ -95,10 +153,31 @@ def cell_text(cell: object, column: str) -> str | None:
     raise RowFilterError(f"column '{column}' holds a {type(cell).__name__}; a text, a number, a date or true/false is expected")
 
 
-def _compared(compare: Callable[[Any, Any], bool], found: str, value: str) -> bool:
-    if _NUMBER.fullmatch(found) and _NUMBER.fullmatch(value):
-        return compare(float(found), float(value))
-    return compare(found, value)
+def _equal(found: str, value: str) -> bool:
+    if _PLAIN_NUMBER.fullmatch(found) and _PLAIN_NUMBER.fullmatch(value):
+        return Decimal(found) == Decimal(value)
+    return found == value
+
+
+def _number(text: str) -> Decimal | None:
+    return Decimal(text) if _NUMBER.fullmatch(text) else None
+
+
+def _date(text: str) -> _Date | None:
+    """A year, a month, a day or a time of a day; None for what is no date of the calendar."""
+    match = _DATE.fullmatch(text)
+    if match is None or int(match["year"]) not in _YEARS:
+        return None
+    try:
+        date(int(match["year"]), int(match["month"] or 1), int(match["day"] or 1))
+    except ValueError:
+        return None
+    parts = [match["year"], match["month"], match["day"]]
+    if match["hour"] is not None:
+        if match["hour"] > "23" or match["minute"] > "59" or (match["second"] or "") > "60":
+            return None
+        parts += [match["hour"], match["minute"], (match["second"] or "0") + (match["fraction"] or "")]
+    return _Date(tuple(Decimal(part) for part in parts if part is not None), match["zone"] or "")
 
 
 def _condition(given: str) -> Condition:

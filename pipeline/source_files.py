@@ -16,7 +16,7 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, cast
 
-from configs.yaml_lines import did_you_mean
+from configs.yaml_lines import are_names, did_you_mean
 
 EXTENSIONS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 MAX_FIELD_BYTES = 64 * 2**20
@@ -47,7 +47,7 @@ class Columns:
         """The four columns, and the others, of an input that has the columns `known`.
 
         Raises:
-            SourceError: one is not there; with the nearest name and the option.
+            SourceError: one is not there; with the option, and with the nearest name where all of `known` look like names.
         """
         for name, option in (
             (self.report_id, "--id-column"),
@@ -57,7 +57,8 @@ class Columns:
             *((name, "--where") for name in self.others),
         ):
             if name is not None and name not in known:
-                raise SourceError(f"{where}: has no column '{name}'{did_you_mean(name, known)} (set it with {option})")
+                near = _near(name, known, otherwise=f"; it has {len(known)} columns; is the first line a header?")
+                raise SourceError(f"{where}: has no column '{name}'{near} (set it with {option})")
         patient = self.patient_id or ("patient_id" if "patient_id" in known else None)
         return self.report_id, self.text, patient, self.study_date or ("date" if "date" in known else None), *self.others
 
@@ -66,7 +67,8 @@ class Columns:
 class RawRow:
     """A row as read. `where` is its file and row or line; `problem` is set when the row has no text that could be trusted.
 
-    `others` are the cells of `Columns.others`.
+    `others` are the cells of `Columns.others`. `bare_number` is the number of a row of which no cell can be trusted, so that all
+    are None; None for the other rows.
     """
 
     where: str
@@ -76,6 +78,7 @@ class RawRow:
     study_date: object = None
     problem: str | None = None
     others: tuple[object, ...] = ()
+    bare_number: int | None = None
 
 
 def known_encoding(name: str) -> str:
@@ -136,7 +139,7 @@ def _csv_rows(path: Path, columns: Columns, encoding: str) -> Iterator[RawRow]:
             for number, fields in enumerate(reader, 1):
                 begin_line = reader.line_num + 1
                 if fields:
-                    yield _csv_row(f"{path}: row {number}", fields, places, n_columns=len(header))
+                    yield _csv_row(f"{path}: row {number}", number, fields, places, n_columns=len(header))
         except csv.Error as error:
             lines = f"lines {begin_line} to {reader.line_num}" if reader.line_num > begin_line else f"line {begin_line}"
             raise SourceError(f"{path}: {lines}: {error} (a quote that is never closed, or that is not doubled?)") from None
@@ -160,13 +163,16 @@ def undecoded(text: str) -> int | None:
     return next((place for place, character in enumerate(text) if "\udc80" <= character <= "\udcff"), None)
 
 
-def _csv_row(where: str, fields: list[str], places: list[int | None], *, n_columns: int) -> RawRow:
-    cells = [fields[p] if p is not None and p < len(fields) else None for p in places]
-    problem = None
-    if len(fields) != n_columns:
+def _csv_row(where: str, number: int, fields: list[str], places: list[int | None], *, n_columns: int) -> RawRow:
+    if len(fields) != n_columns:  # a piece of the text may stand under any column, the ids' too
         problem = f"row has {len(fields)} fields, the header {n_columns} (a comma or quote inside a text that is not quoted?)"
-    report_id, text, patient_id, study_date, *others = cells
-    return RawRow(where, report_id, text, patient_id, study_date, problem, tuple(others))
+        return RawRow(where, None, None, problem=problem, others=(None,) * (len(places) - 4), bare_number=number)
+    report_id, text, patient_id, study_date, *others = [None if place is None else fields[place] for place in places]
+    return RawRow(where, report_id, text, patient_id, study_date, None, tuple(others))
+
+
+def _near(name: str, known: list[str], *, otherwise: str) -> str:
+    return did_you_mean(name, known) if are_names(known) else otherwise
 
 
 def _json_rows(path: Path, columns: Columns, encoding: str) -> Iterator[RawRow]:
@@ -186,7 +192,7 @@ def _json_rows(path: Path, columns: Columns, encoding: str) -> Iterator[RawRow]:
             if first_keys is None:
                 first_keys = keys
             if columns.report_id not in found:
-                near = did_you_mean(columns.report_id, keys)
+                near = _near(columns.report_id, keys, otherwise=f"; it has {len(keys)} keys")
                 raise SourceError(f"{where}: has no '{columns.report_id}'{near} (set it with --id-column)")
             for name in [name for name in not_seen if name in found]:
                 del not_seen[name]
@@ -201,7 +207,8 @@ def _json_rows(path: Path, columns: Columns, encoding: str) -> Iterator[RawRow]:
             )
     for missing, option in not_seen.items():
         if first_keys is not None and missing is not None:
-            raise SourceError(f"{path}: no row has '{missing}'{did_you_mean(missing, first_keys)} (set it with {option})")
+            near = _near(missing, first_keys, otherwise=f"; the first one has {len(first_keys)} keys")
+            raise SourceError(f"{path}: no row has '{missing}'{near} (set it with {option})")
 
 
 def _json_object(line: bytes, where: str, encoding: str) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipeline.row_filter import RowFilter, RowFilterError, cell_text
 from pipeline.source_files import DEFAULT_ENCODING, EXTENSIONS, Columns, RawRow, SourceError, read_rows, undecoded
 from pipeline.text_as_given import UnusableRow
 
-__all__ = ["Columns", "FileSource", "SourceError", "find_files"]
+__all__ = ["Columns", "FileSource", "SourceError", "find_files", "would_find"]
 
 GLOB_CHARACTERS = frozenset("*?[")
 MAX_ID_CHARS = 256  # ids stand in messages and records; a longer one is a text under the wrong column name
@@ -47,13 +48,16 @@ class FileSource:
             raise SourceError(f"{self.files[0]}: no row fits --where" if none_fits else _no_rows(self.files))
 
     def rows(self) -> Iterator[tuple[Path, RawRow]]:
-        """The rows to tag as read, with their file; ids are not checked."""
+        """The rows to tag as read, with their file; ids are not checked. A row without cells has `FILE row N` as its id."""
         return islice((found for found in self._all_rows() if self._fits(found[1])), self.limit)
 
     def _all_rows(self) -> Iterator[tuple[Path, RawRow]]:
         columns = replace(self.columns, others=self.where.columns)
+        names = _short_names(self.files)
         for path in self.files:
             for row in read_rows(path, columns, encoding=self.encoding):
+                if row.bare_number is not None:
+                    row = replace(row, report_id=f"{names[path]} row {row.bare_number}")
                 yield path, row
 
     def _fits(self, row: RawRow) -> bool:
@@ -99,6 +103,57 @@ def _found_files(given: str) -> tuple[Path, ...]:
     return tuple(sorted(files))
 
 
+def would_find(given: str, file: Path) -> bool:
+    """Whether `find_files(given)` finds `file`, or would once it stands there. Anything inside a folder counts as found.
+
+    Raises:
+        SourceError: a path that cannot be read.
+    """
+    path, wanted = Path(given), {file.resolve(), file.absolute()}
+    try:
+        if file.exists() and any(found.resolve() in wanted for found in _listed(path)):  # whichever links lead to it
+            return True
+        return _would_find(path, wanted)
+    except OSError as error:
+        raise SourceError(f"{error.filename or given}: cannot be read: {error.strerror}") from None
+
+
+def _listed(path: Path) -> Iterable[Path]:
+    if path.is_dir():
+        return _inside(path)
+    return [path] if path.exists() or not GLOB_CHARACTERS & set(str(path)) else _fitting(path)
+
+
+def _would_find(path: Path, wanted: set[Path]) -> bool:
+    if path.is_dir():
+        return any(found.is_relative_to(path.resolve()) for found in wanted)
+    if path.exists() or not GLOB_CHARACTERS & set(str(path)):
+        return path.resolve() in wanted
+    n_plain = next(n for n, part in enumerate(path.parts) if GLOB_CHARACTERS & set(part))
+    above, pattern = Path(*path.parts[:n_plain]), path.parts[n_plain:]
+    return any(
+        found.is_relative_to(folder) and _fits_pattern(found.relative_to(folder).parts, pattern)
+        for folder in (above.resolve(), above.absolute())
+        for found in wanted
+    )
+
+
+def _fits_pattern(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """As Path.glob: `**` stands for any number of folders, other pieces for one name."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits_pattern(parts[n:], pattern[1:]) for n in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits_pattern(parts[1:], pattern[1:])
+
+
+def _short_names(files: tuple[Path, ...]) -> dict[Path, str]:
+    """Each file by its path below the folder that all have in common: its name alone where they lie in one."""
+    common = os.path.commonpath([file.parent for file in files])
+    names = {file: file.relative_to(common).as_posix() for file in files}
+    return {file: name.encode(errors="surrogateescape").decode(errors="backslashreplace") for file, name in names.items()}
+
+
 def _inside(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise error
@@ -136,7 +191,7 @@ def _no_rows(files: Iterable[Path]) -> str:
 
 
 def _report(row: RawRow, encoding: str) -> Report:
-    report_id = _report_id(row, encoding)
+    report_id = _report_id(row, encoding) if row.bare_number is None else str(row.report_id)
     patient_id, patient_problem = _about(row.patient_id, "patient id", encoding)
     study_date, date_problem = _about(row.study_date, "date", encoding)
     problem = row.problem or _text_problem(row.text, encoding) or patient_problem or date_problem

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from pipeline.archive import (
+    PARTS,
+    RUN_FILE,
+    SUMMARY_FILE,
     Archive,
     ArchiveError,
     RunFile,
@@ -27,10 +30,11 @@ from pipeline.missing import FAILED, MissingChunks
 from pipeline.row_filter import row_filter
 from pipeline.settings import PLACE_SETTINGS, Settings, SettingsError, fingerprint, provenance_parts, with_files
 from pipeline.source_files import DEFAULT_ENCODING, known_encoding
-from pipeline.sources import Columns, FileSource, find_files
+from pipeline.sources import Columns, FileSource, find_files, would_find
 from pipeline.summary import Summary
 
 METRICS_EVERY_S = 10.0
+SOME_PART = f"part-000000-{'0' * 16}.jsonl"
 EngineName = Literal["local", "ray"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 
@@ -104,25 +108,27 @@ def tag_archive(request: TagRequest, progress: Progress) -> Summary:
     run = _run_file(request, source, parts, whole_plan, chunk_reports)
     if before is not None:
         refuse_other_run(request.out, before, run)
-    whole = _whole_parts(request.out, whole_plan)
-    retried = frozenset(name for name in whole if request.retry_failed and FAILED in part_bytes(request.out, name))
-    missing = MissingChunks(
-        source, whole_plan, chunk_reports, request.out, whole - retried, retried=retried, tag_once=request.tag_once
-    )
-    summary = _begun(missing, run)
+    summary = _summary(run, whole_plan)
     summary.warnings.extend((*_without_effect(request, filled), *_other_encoder(filled)))
     summary.step_seconds["check_input"] = time.perf_counter() - begin
-    unwritten = set(whole_plan.names) - whole
     with ExitStack() as stack:
         engine: Engine | None = None
-        if len(missing.done) < len(whole_plan.names):
+        if before is None:  # a new folder is made once the stages are loaded
             with summary.step("load"):
                 engine = stack.enter_context(_engine(request, filled, run.fingerprint))
-        archive = stack.enter_context(Archive.opened(request.out, run, resume=request.resume, missing=unwritten, retried=retried))
+        archive = stack.enter_context(Archive.opened(request.out, run, resume=request.resume))
+        with summary.step("check_input"):  # behind the lock: until then another run may have written parts
+            missing = _missing_chunks(request, source, whole_plan, chunk_reports)
+            _count_standing(summary, missing)
+        n_parts_left = len(whole_plan.names) - len(missing.done)
+        if engine is None and n_parts_left:
+            with summary.step("load"):
+                engine = stack.enter_context(_engine(request, filled, run.fingerprint))
+        archive.begin_parts(missing=set(whole_plan.names) - missing.done - missing.retried, retried=missing.retried)
         for warning in summary.warnings:
             progress.warn(warning)
         progress.begin(n_reports=summary.n_reports, n_done=summary.n_resumed)
-        if engine is not None:
+        if engine is not None and n_parts_left:
             with summary.step("tag"):
                 _tag_missing(request, engine, missing, archive, summary, progress, begin)
         summary.finished = True
@@ -166,20 +172,30 @@ def _engine(request: TagRequest, filled: Settings, run_fingerprint: str) -> Abst
     )
 
 
-def _begun(missing: MissingChunks, run: RunFile) -> Summary:
-    """Counts what stands already. Parts that are only retried do not: they are counted when they are written."""
-    sizes = _sizes(missing.plan, missing.chunk_reports)
-    summary = Summary(
+def _missing_chunks(request: TagRequest, source: FileSource, whole_plan: Plan, chunk_reports: int) -> MissingChunks:
+    whole = _whole_parts(request.out, whole_plan)
+    retried = frozenset(name for name in whole if request.retry_failed and FAILED in part_bytes(request.out, name))
+    return MissingChunks(
+        source, whole_plan, chunk_reports, request.out, whole - retried, retried=retried, tag_once=request.tag_once
+    )
+
+
+def _summary(run: RunFile, whole_plan: Plan) -> Summary:
+    return Summary(
         task=run.provenance["task"],
         system=run.provenance["system"],
         fingerprint=run.fingerprint,
-        n_reports=missing.plan.n_reports,
-        n_resumed=sum(sizes[name] for name in missing.done),
-        n_repeated=len(missing.plan.repeats),
+        n_reports=whole_plan.n_reports,
+        n_repeated=len(whole_plan.repeats),
     )
+
+
+def _count_standing(summary: Summary, missing: MissingChunks) -> None:
+    """Counts what stands already. Parts that are only retried do not: they are counted when they are written."""
+    sizes = _sizes(missing.plan, missing.chunk_reports)
     for name in missing.done:
+        summary.n_resumed += sizes[name]
         summary.add_records(part_bytes(missing.folder, name))
-    return summary
 
 
 def _without_effect(request: TagRequest, filled: Settings) -> Iterator[str]:
@@ -215,6 +231,8 @@ def _refuse_places(request: TagRequest) -> None:
     given, out = Path(request.given).resolve(), request.out.resolve()
     if out.is_relative_to(given) and given.is_dir():
         raise ArchiveError(f"{request.out}: lies inside the input folder {request.given}; give --out a folder beside it")
+    if any(would_find(request.given, request.out / name) for name in (f"{PARTS}/{SOME_PART}", RUN_FILE, SUMMARY_FILE)):
+        raise ArchiveError(f"{request.out}: its records would fit the input pattern {request.given}; give --out a folder beside it")
     if request.metrics is not None and (problem := metrics_problem(request.metrics)) is not None:
         raise SettingsError(f"--metrics {problem}")
 

@@ -43,15 +43,17 @@ def timeline(
     """Draw each patient's course over time.
 
     Writes counts of changes, days between reports, a Sankey and a strip for every patient. A failed report is unknown, never a
-    state.
+    state. Exit code 1 when the run is not finished: the timeline is then of the reports that are tagged.
     """
     from configs.schema import load_task
     from pipeline import timeline as courses
+    from pipeline.archive import read_run
     from pipeline.sources import Columns
     from pipeline.timeline_files import write_timeline
 
     loaded = load_task(task)
     chosen = courses.course_step(loaded, step)
+    n_reports = read_run(records).input.n_reports if records.is_dir() else None
     given = None if reports is None else _reports(reports, Columns(id_column, text_column, patient_column, date_column), encoding)
     found = courses.timeline(
         loaded,
@@ -64,6 +66,13 @@ def timeline(
     )
     page = write_timeline(found, out, max_strips=max_strips)
     _print(found, page)
+    if n_reports is not None and found.n_records != n_reports:
+        typer.echo(
+            f"radtag: {found.n_records} of {n_reports} reports are tagged, and the timeline is of these alone; "
+            "go on with 'radtag tag … --resume'",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def _print(found: Timeline, page: Path) -> None:

@@ -14,10 +14,26 @@ from stage2_relations.assertion import AssertedMention, ReportMentions
 
 Found = dict[str, dict[str, tuple[Span | None, Span | None]]]
 
-_SIZE = r"(\d+(?:\.\d+)?)(?:\s?(cm|mm))?(?:\s?[x×*]\s?\d+(?:\.\d+)?(?:\s?(?:cm|mm))?)*"
-_ARROW = re.compile(rf"{_SIZE}[^.,;\d]{{0,12}}?(?:-+>+|=>|>>+|→|에서)\s*(?:about |약 )?{_SIZE}", re.IGNORECASE)
+_SIZE = r"(?<![\d./-])(\d+(?:\.\d+)?)((?:\s?[x×*]\s?\d+(?:\.\d+)?|[\s-]?(?:cm|mm))*)(?!\d|[./-]\d|\s?[월일년개])"
+_MONTH = (
+    r"(?:(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)(?:uary|ruary|ch|il|e|y|ust|ember|tember|ober)?\b\.?"
+    r"|\d{1,2}월(?:에|의)?)"
+)
+_EARLIER = rf"(?:before|previously|prev\b\.?|prior|earlier|then\b|(?:in|on|at) (?:{_MONTH}|(?:last|the previous)|baseline))"
+_ARROW = re.compile(rf"{_SIZE}[^.,;\d]{{0,12}}?(?:-+>+|=>|>>+|\s>\s|→|에서)\s*(?:about |약 )?{_SIZE}(?!\s*(?:-+>|→))", re.I)
+_FROM = re.compile(rf"(?<!ranging )(?<!varying )(?<!size )from {_SIZE} to {_SIZE}", re.I)
+_BECAME = re.compile(
+    rf"{_SIZE}[^.;:()\d\n]{{0,50}}?"
+    r"(?:\b(?:now|has become|today|currently|and is|still)\b|현재|금번|금일|이번|[이였]던 것[이은])"
+    rf"[^.,;:\d\n]{{0,25}}?{_SIZE}"
+    rf"|{_SIZE},? (?:then|{_EARLIER}),? (?:and |but )?{_SIZE},? (?:now|today|currently)",
+    re.I,
+)
 _WAS = re.compile(
-    rf"{_SIZE}[\s,;(]*(?:\(?(?:was|previously|prev\.?|before|from|vs\.?|이전|기존)[\s:]*(?:measured |measuring |about )?){_SIZE}",
+    rf"{_SIZE}[\s,;(]*(?:across )?"
+    r"(?:\(?(?:(?:it |had |which had )*(?:was|measured)|previously|prev\.?|before|from|vs\.?|versus|against"
+    rf"|instead of|compared (?:to|with)|이전|기존|(?<=\()전|{_MONTH})[\s:]*(?:measured |measuring |about )?){_SIZE}"
+    rf"|{_SIZE}[^.;:\d\n]{{0,15}}?[\s]*[,(]\s*{_SIZE},? {_EARLIER}",
     re.I,
 )
 _SEGMENT = re.compile(r"[,;，]|(?<=[가-힣])(?:고|며|으나|지만|나)(?= )|\b(?:but|while|whereas|however)\b|\.\s")
@@ -27,6 +43,8 @@ _PREPOSITION = re.compile(
 )
 _RIGHT_CHARS = 45
 _EQUAL_SHARE = 0.05
+# Beyond it the number is a year, an image or a dose.
+_LARGEST_MM = 200
 _BESIDE_CHARS = 12
 
 
@@ -124,7 +142,8 @@ class _CourseReader:
         spoken = [(m.name, m.span) for m in self.mentions.values if m.assertion == "present"]
         denied = [m.span for m in self.mentions.values if m.assertion != "present"]
         for value, pattern in self.course.outright.items():
-            spoken += [(value, Span(*match.span())) for match in pattern.finditer(self.text)]
+            spans = (Span(*match.span()) for match in pattern.finditer(self.text))
+            spoken += [(value, span) for span in spans if not self._is_denied(span)]
         for value, span in spoken:
             if any(_overlap(span, other) for other in (*denied, *(other for _, other in statements))):
                 continue
@@ -161,23 +180,24 @@ class _CourseReader:
         return before or self.course.not_now.match(self.text[span.end : span.end + _BESIDE_CHARS]) is not None
 
     def _measured(self) -> list[_Change]:
-        changes = []
-        for pattern, earlier_first in ((_ARROW, True), (_WAS, False)):
+        changes: list[_Change] = []
+        for pattern, earlier_first in ((_ARROW, True), (_FROM, True), (_WAS, False), (_BECAME, True)):
             for match in pattern.finditer(self.text):
+                span = Span(*match.span())
                 value = self._measured_value(match, earlier_first=earlier_first)
-                sentence = self._sentence_of(match.start())
-                if value is not None:
-                    changes.append(_Change(value, Span(*match.span()), sentence, False))
+                if value is not None and not any(_overlap(span, other.span) for other in changes):
+                    changes.append(_Change(value, span, self._sentence_of(span.start), False))
         return changes
 
     def _measured_value(self, match: re.Match[str], *, earlier_first: bool) -> str | None:
-        first, first_unit, second, second_unit = match.groups()
+        first, first_rest, second, second_rest = [group for group in match.groups() if group is not None]
+        first_unit, second_unit = _unit(first_rest), _unit(second_rest)
         if not first_unit and not second_unit:
             return None
-        first_mm = float(first) * (10 if (first_unit or second_unit).lower() == "cm" else 1)
-        second_mm = float(second) * (10 if (second_unit or first_unit).lower() == "cm" else 1)
+        first_mm = float(first) * (10 if (first_unit or second_unit) == "cm" else 1)
+        second_mm = float(second) * (10 if (second_unit or first_unit) == "cm" else 1)
         before, now = (first_mm, second_mm) if earlier_first else (second_mm, first_mm)
-        if before == 0:
+        if before == 0 or max(before, now) > _LARGEST_MM:
             return None
         if abs(now - before) <= _EQUAL_SHARE * before:
             return self.course.measured.get("equal")
@@ -336,6 +356,11 @@ def without_yielding(course: Course, text: str, mentions: ReportMentions) -> Rep
         for m in mentions.entities
     )
     return replace(mentions, entities=entities)
+
+
+def _unit(rest: str) -> str:
+    found = re.findall("cm|mm", rest.lower())
+    return found[-1] if found else ""
 
 
 def _overlap(a: Span, b: Span) -> bool:

@@ -20,6 +20,7 @@ _JOIN = re.compile(
     r"[\s,/&+]*(?:and|or|및|와|과|또는|그리고|및|이나|,)?[\s,/&+]*|\s*\([^()]*\)[\s,/&+]*(?:and|or|및|와|과)?\s*", re.IGNORECASE
 )
 _TAIL_CHARS = 30
+_HEADING_CHARS = 40
 _ALL = -1
 _BREAK = re.compile(r"[,;]|(?<=[가-힣])[고며나] ")
 
@@ -65,11 +66,11 @@ def _sentences(cues: Cues, text: str, mentions: ReportMentions, barred: Sequence
             if _refers(cues, sentence, mention):
                 sentence.references.add(len(sentence.entities))
             sentence.entities.append(mention)
-    for mention in mentions.values:
+    for place, mention in enumerate(mentions.values):
         sentence = sentences[mention.sentence]
         if mention.assertion == "historical" or any(a <= mention.span.start and mention.span.end <= b for a, b in barred):
             continue
-        if not _is_unaffected(cues, sentence, mention) and not _is_denied(sentence, mention):
+        if not _is_unaffected(cues, sentence, mentions.values, place) and not _is_denied(sentence, mention):
             sentence.values.append(mention)
     if not any(_ITEM.match(s.text) for s in sentences):
         _flatten(sentences)
@@ -81,12 +82,19 @@ def _refers(cues: Cues, sentence: PlacedSentence, mention: AssertedMention) -> b
     return any(match.end() == len(before) for match in cues.presupposed_before.finditer(before))
 
 
-def _is_unaffected(cues: Cues, sentence: PlacedSentence, mention: AssertedMention) -> bool:
-    """ "Rt lung clear": the words after the value, up to the next comma or value, hold no finding and say that it is free."""
-    tail = re.split(r"[,;.]", sentence.local(mention.span.end, mention.span.end + _TAIL_CHARS), maxsplit=1)[0]
+def _is_unaffected(cues: Cues, sentence: PlacedSentence, values: Sequence[AssertedMention], place: int) -> bool:
+    """ "Rt lung clear", "the upper lobes and lingula are clear": the words after the value at `place`, or after the list that it
+    begins, up to the next comma, hold no finding and say that it is free."""
+    mention = values[place]
+    end = mention.span.end
+    while (place := place + 1) < len(values) and (after := values[place].span).start < sentence.span.end:
+        if after.start >= end and not _JOIN.fullmatch(sentence.local(end, after.start)):
+            break
+        end = max(end, after.end)
+    tail = re.split(r"[,;.]", sentence.local(end, end + _TAIL_CHARS), maxsplit=1)[0]
     stop = min((e.span.start for e in sentence.entities if e.span.start >= mention.span.end), default=sentence.span.end)
     match = cues.unaffected.search(tail)
-    return match is not None and mention.span.end + match.start() < stop
+    return match is not None and end + match.start() < stop
 
 
 def _is_denied(sentence: PlacedSentence, mention: AssertedMention) -> bool:
@@ -113,9 +121,13 @@ def _drop_wide(cues: Cues, task_cues: TaskCues, sentence: PlacedSentence) -> Non
 
 
 def _flatten(sentences: Sequence[PlacedSentence]) -> None:
-    """In a report of bullets alone no bullet is a sub line."""
+    """In a report of bullets alone no bullet is a sub line, but those under a line that is a place: "RLL:", "LUL incl. lingula"."""
+    under_place = False
     for sentence in sentences:
-        if sentence.depth == 1 and _SUB_ITEM.match(sentence.text):
+        if not _SUB_ITEM.match(sentence.text):
+            starts_line = sentence.new_block and sentence.depth == 0
+            under_place = starts_line and bool(sentence.values) and not sentence.entities and len(sentence.text) <= _HEADING_CHARS
+        elif sentence.depth == 1 and not under_place:
             sentence.depth, sentence.new_block = 0, True
 
 
@@ -177,11 +189,25 @@ def _value_runs(sentence: PlacedSentence) -> list[list[AssertedMention]]:
             last = runs[-1][-1].span
             between = sentence.text[last.end - sentence.span.start : max(value.span.start, last.end) - sentence.span.start]
             apart = any(last.end <= entity.span.start < value.span.start for entity in sentence.entities)
+            apart = apart or _is_another_item(sentence, runs[-1], value)
             if not apart and (value.span.start <= last.end or _JOIN.fullmatch(between) or not _BREAK.search(between)):
                 runs[-1].append(value)
                 continue
         runs.append([value])
     return runs
+
+
+def _is_another_item(sentence: PlacedSentence, run: Sequence[AssertedMention], value: AssertedMention) -> bool:
+    """A comma that ends one finding and its places where another begins with its own: "nodule in RUL, middle lobe atelectasis"."""
+    between = sentence.local(run[-1].span.end, value.span.start)
+    if between.strip() != ",":
+        return False
+    before = sentence.local(sentence.span.start, run[0].span.start)
+    left = max(before.rfind(mark) for mark in ",;:") + 1 + sentence.span.start
+    after = re.match(r"[^,;]*", sentence.local(value.span.end, sentence.span.end))
+    right = value.span.end + (after.end() if after else 0)
+    told_before = any(left <= entity.span.start < run[0].span.start for entity in sentence.entities)
+    return told_before and any(value.span.end <= entity.span.start < right for entity in sentence.entities)
 
 
 def _of_single_group(

@@ -215,7 +215,7 @@ class LanguageModelMapper:
             answers = [step_answers[key] for step_answers in found.values() if key in step_answers]
             present = all(a.present for a in answers) if answers else self._present_unasked(key, flags, found)
             asked = answers or self._of_groups(key, found)
-            confidence = flags.probability.get(key) if flags is not None else _first_known(a.presence for a in asked)
+            confidence = _confidence(key, flags, _first_known(a.presence for a in asked), present=present)
             findings.append(EntityFinding(key, present, confidence, evidence.asserted_spans(key) if present else ()))
             if not present:
                 continue
@@ -263,6 +263,11 @@ def _united(answers: Sequence[_Answer]) -> _Answer:
 
 def _surest(probabilities: Iterable[float | None]) -> float | None:
     return max((p for p in probabilities if p is not None), default=None)
+
+
+def _confidence(key: str, flags: EntityFlags | None, told: float | None, *, present: bool) -> float | None:
+    """Stage 1's probability of presence where its decision stands, else the model's own; None where it gives none."""
+    return flags.probability.get(key) if flags is not None and (key in flags.decided) == present else told
 
 
 def _first_known(probabilities: Iterable[float | None]) -> float | None:

@@ -53,6 +53,9 @@ _INLINE_ITEM = re.compile(r"(?<=[.;)음함됨임다])\s+(?=\(?\d{1,2}[.)]\s+[A-Z
 # `" Fibrotic band " Emphysema`, `• Fibrotic band • Emphysema`: conclusions whose line breaks were lost.
 _INLINE_BULLET = re.compile(r"\s+(?=[•▶■●\"]\s+[A-Z가-힣])")
 _WRAP_CHARS_MIN = 60
+NEAR_CHARS = 80
+# Something before the separators and the item number that may end the piece.
+_SAYS_ENOUGH = re.compile(r"[^\s\-*•>#(\[0-9]")
 
 
 def sentences(text: str) -> list[Span]:
@@ -98,7 +101,7 @@ def _is_wrapped(text: str, last_start: int, last_end: int, start: int, end: int,
     line, following = text[last_start:last_end], text[start:end]
     if _ITEM_START.match(following) or line.rstrip().endswith((".", ":", "!", "?")):
         return False
-    if _UNFINISHED_LINE.search(line) and not line.rstrip().endswith("--"):
+    if _UNFINISHED_LINE.search(line.rstrip()[-NEAR_CHARS:]) and not line.rstrip().endswith("--"):
         return len(line.strip()) > 30
     last_line = line.rsplit("\n", 1)[-1]
     first_word = following.split(maxsplit=1)[0]
@@ -118,7 +121,7 @@ def _cuts(text: str, start: int, end: int) -> list[int]:
 
 def _ends_sentence(text: str, line_start: int, stop: re.Match[str]) -> bool:
     following = text[stop.end() : stop.end() + 40]
-    before = text[line_start : stop.start()]
+    before = _before(text, line_start, stop.start())
     if not following or not following.strip():
         return True
     if stop.group()[0] in "!?。":
@@ -146,6 +149,12 @@ def _ends_sentence(text: str, line_start: int, stop: re.Match[str]) -> bool:
     if len(token) == 1 and word.group() not in "IVX" and nearest.islower() and nearest.isascii():
         return False
     return not (token in _OPEN_BEFORE_LOWER_CASE and (nearest.islower() or nearest.isdigit() or nearest in "(,;/"))
+
+
+def _before(text: str, line_start: int, end: int) -> str:
+    """What stands before a stop: all of a short line, else its last characters, for a line of 100,000 has a stop every 50."""
+    near = text[max(line_start, end - NEAR_CHARS) : end]
+    return near if _SAYS_ENOUGH.search(near) else text[line_start:end]
 
 
 def spacy_sentences(text: str, *, model: str | None = None) -> list[Span]:

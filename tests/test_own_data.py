@@ -65,7 +65,7 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with Path("archive.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["report_id", "text"])
-        writer.writerows([f"a{number}", _text(number)[0]] for number in range(N_ARCHIVE))
+        writer.writerows([f"a{number}", f"{_text(number)[0]} Nr. {number}."] for number in range(N_ARCHIVE))  # none is in dev
     return tmp_path
 
 

@@ -209,7 +209,7 @@ def distill(
 def weak_label(
     archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help=".csv, .jsonl (.gz) or .parquet: a file, a folder or a glob.")],
     task: Annotated[str, typer.Option(help="Name of a task, or a task file.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="The annotation file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="New annotation file.")],
     id_column: Annotated[str, typer.Option(help="Column of the report ids, each once.")] = "report_id",
     text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     patient_column: Annotated[str | None, typer.Option(help="Column of the patient ids; 'patient_id' where there is one.")] = None,
@@ -221,12 +221,18 @@ def weak_label(
     with _one_line_errors():
         from configs.schema import load_task
         from pipeline.progress import shown_progress
+        from pipeline.sinks import SinkError
         from pipeline.source_files import SourceError, known_encoding
-        from pipeline.sources import Columns, FileSource, find_files
+        from pipeline.sources import Columns, FileSource, find_files, would_find
         from training.weak_label import weak_label as run
 
         if Path(archive).is_dir() and out.resolve().is_relative_to(Path(archive).resolve()):
             raise SourceError(f"{out}: lies inside the input folder {archive}; give --out a place beside it")
+        for written in (out, out.with_name(out.name + ".unusable.jsonl")):
+            if written.exists():
+                raise SinkError(f"{written}: exists already; a new file is expected")
+            if would_find(archive, written):
+                raise SourceError(f"{written}: would be input of the next start ({archive}); give --out a place beside it")
         columns = Columns(id_column, text_column, patient_column, date_column)
         source = FileSource(find_files(archive), columns, known_encoding(encoding), limit=limit)
         with shown_progress(sys.stderr) as progress:

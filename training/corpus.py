@@ -77,12 +77,17 @@ def read_corpus(folder: Path, task: Task, *, needed: Sequence[Split] = ("train",
 
 
 def read_texts(path: Path) -> list[Report]:
-    """Unlabelled reports of a JSON Lines file with report_id and text (other fields are ignored). Raises CorpusError."""
+    """Reports of a JSON Lines file with report_id, text and, where known, patient_id; other fields are ignored.
+
+    Raises:
+        CorpusError: a line without id or text, or a file without a report.
+    """
     reports = []
     for number, data in json_lines(path):
         if not isinstance(data.get("report_id"), str) or not isinstance(data.get("text"), str) or not data["text"]:
             raise CorpusError(f"{path}:{number}: report_id and text, both non-empty strings, are expected")
-        reports.append(Report(data["report_id"], data["text"]))
+        patient_id = data.get("patient_id")
+        reports.append(Report(data["report_id"], data["text"], patient_id=None if patient_id in (None, "") else str(patient_id)))
     if not reports:
         raise CorpusError(f"{path}: holds no report")
     return reports

@@ -20,11 +20,13 @@ from stage1_encoder.marks import MarkedWindow, WindowCut, mark_matrix
 from stage1_encoder.model import KeyFlagModel
 from stage1_encoder.onnx import export_float, export_int8, onnx_logits, torch_logits
 from stage1_encoder.tokenizer import ReportTokenizer
+from stage2_relations.model_file import file_sha256
 from training.corpus import AnnotatedReport, Corpus, read_corpus
 from training.flag_examples import ExampleMaker, FlagExample, targets_of, weak_texts
+from training.held_out import NOTHING, HeldOut
 from training.loop import LoopResult, Progress, TrainingError, train
 from training.model_card import CARD_FILE, CardFigures, model_card
-from training.pretrain import pad, settings_hash
+from training.pretrain import pad, settings_hash, start_files
 from training.settings import FinetuneSettings
 from training.starting_weights import load_start
 from training.thresholds import Array, choose_thresholds, fit_temperature, key_figures, tempered
@@ -133,7 +135,8 @@ def finetune(settings: FinetuneSettings, folder: Path, *, progress: Callable[[Pr
     start = load_start(
         model, settings.start, tokenizer, glosses=settings.glosses, seed=settings.loop.seed, task_file=task.content_hash
     )
-    learner = _learner(settings, model, cut, corpus)
+    held_out = HeldOut.of([settings.corpus]) if settings.weak_labels else NOTHING
+    learner = _learner(settings, model, cut, corpus, held_out)
     fingerprint = {
         "kind": "flags",
         "task": task.name,
@@ -142,14 +145,17 @@ def finetune(settings: FinetuneSettings, folder: Path, *, progress: Callable[[Pr
         "tokenizer": tokenizer.content_hash,
         "corpus": corpus.content_hash,
         "settings": settings_hash(settings),
+        **start_files(settings.start, settings.glosses),
     }
+    if settings.weak_labels is not None:
+        fingerprint |= {"weak_labels": file_sha256(settings.weak_labels.path), "held_out": held_out.content_hash}
     result = train(learner, settings.loop, folder, fingerprint=fingerprint, progress=progress)
     model.load_state_dict(dict(result.best))
     figures = export(model, cut, corpus, settings, fingerprint=fingerprint, loop=result)
     return FinetuneResult(result, figures, corpus.warnings)
 
 
-def _learner(settings: FinetuneSettings, model: KeyFlagModel, cut: WindowCut, corpus: Corpus) -> FlagLearner:
+def _learner(settings: FinetuneSettings, model: KeyFlagModel, cut: WindowCut, corpus: Corpus, held_out: HeldOut) -> FlagLearner:
     weak = settings.weak_labels
     maker = ExampleMaker(
         corpus.task,
@@ -158,7 +164,7 @@ def _learner(settings: FinetuneSettings, model: KeyFlagModel, cut: WindowCut, co
         settings.augmentation,
         copies=settings.copies,
         seed=settings.loop.seed,
-        weak=weak_texts(weak.path, corpus.task) if weak else (),
+        weak=weak_texts(weak.path, corpus.task, held_out) if weak else (),
         weak_weight=weak.weight if weak else 0.0,
     )
     return FlagLearner(

@@ -25,6 +25,7 @@ from training.augment import (
     join_reports,
 )
 from training.corpus import AnnotatedReport, CorpusError, json_lines, read_annotations, read_texts
+from training.held_out import NOTHING, HeldOut, tell_left_out
 from training.reorder import change_order
 from training.settings import AugmentationSettings
 
@@ -107,18 +108,25 @@ def augmented(
     return text
 
 
-def weak_texts(path: Path, task: Task) -> list[LabelledText]:
+def weak_texts(path: Path, task: Task, held_out: HeldOut = NOTHING) -> list[LabelledText]:
     """The reports of a file of `radtag train weak-label`; a file of plain texts is labelled by keywords, without negation.
+
+    Reports in `held_out` are left out, and a log line says how many.
 
     Raises:
         CorpusError: a line that is neither, or a file that mixes both.
     """
     _, first = next(json_lines(path), (0, {}))
     if "labels" in first:
-        return [LabelledText(item.report.text, item.labels) for item in read_annotations(path, task)]
+        annotated = read_annotations(path, task)
+        labelled = [LabelledText(item.report.text, item.labels) for item in annotated if item.report not in held_out]
+        tell_left_out(path, n_left_out=len(annotated) - len(labelled), n_reports=len(annotated))
+        return labelled
     if (number := next((number for number, data in json_lines(path) if "labels" in data), None)) is not None:
         raise CorpusError(f"{path}:{number}: has labels, but the first report has none; all or none is expected")
-    texts = [report.text for report in read_texts(path)]
+    reports = read_texts(path)
+    texts = [report.text for report in reports if report not in held_out]
+    tell_left_out(path, n_left_out=len(reports) - len(texts), n_reports=len(reports))
     flags = KeywordFlagger(task).flag(texts)
     return [LabelledText(text, dict.fromkeys(found.decided, ())) for text, found in zip(texts, flags, strict=True)]
 

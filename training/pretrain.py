@@ -17,8 +17,9 @@ from torch.nn import functional
 from configs.schema import load_task
 from stage1_encoder.model import MaskedTokenModel
 from stage1_encoder.tokenizer import ReportTokenizer
+from stage2_relations.model_file import file_sha256
 from training.corpus import read_annotations
-from training.loop import LoopResult, Progress, train
+from training.loop import BEST_FILE, LoopResult, Progress, train
 from training.settings import PretrainSettings
 from training.starting_weights import load_start
 from training.train_tokenizer import training_texts
@@ -144,6 +145,7 @@ def pretrain(settings: PretrainSettings, folder: Path, *, progress: Callable[[Pr
         "tokenizer": tokenizer.content_hash,
         "corpus": texts_hash([*texts, "\n", *dev_texts]),
         "settings": settings_hash(settings),
+        **start_files(settings.start, settings.glosses),
     }
     return train(learner, settings.loop, folder, fingerprint=fingerprint, progress=progress)
 
@@ -154,6 +156,15 @@ def settings_hash(settings: BaseModel) -> str:
     for name in ("threads", "checkpoint_every_steps", "device"):
         document.get("loop", {}).pop(name, None)
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def start_files(start: str, glosses: Path | None) -> dict[str, str]:
+    """sha256 of the files that `start` and `glosses` only name: another file under the same name is another training."""
+    if start == "random":
+        return {}
+    if start == "minilm":
+        return {} if glosses is None else {"glosses": file_sha256(glosses)}
+    return {"start_weights": file_sha256(Path(start) / BEST_FILE)}
 
 
 def texts_hash(texts: Sequence[str]) -> str:

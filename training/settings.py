@@ -72,7 +72,7 @@ class LoopSettings(_Strict):
 
 
 class TokenizerSettings(_Strict):
-    """configs/training/tokenizer.yaml. `corpora` maps a task to its corpus folder; only train.jsonl is read."""
+    """configs/training/tokenizer.yaml. `corpora` maps a task to its corpus folder: texts come from train.jsonl alone."""
 
     corpora: dict[str, Path] = Field(min_length=1)
     texts: list[Path] = Field(default_factory=list)

@@ -10,6 +10,7 @@ from stage1_encoder.encoder import TOKENIZER_FILE
 from stage1_encoder.text import clean
 from stage1_encoder.tokenizer import ReportTokenizer
 from training.corpus import read_annotations, read_texts
+from training.held_out import HeldOut, tell_left_out
 from training.settings import TokenizerSettings
 
 
@@ -30,10 +31,19 @@ def train_tokenizer(settings: TokenizerSettings, folder: Path) -> dict[str, floa
 
 
 def training_texts(corpora: Mapping[str, Path], extra: Sequence[Path]) -> list[str]:
-    """Texts of every task's train.jsonl, then of the unlabelled files, in order."""
+    """Texts of every task's train.jsonl, then of the unlabelled files, in order.
+
+    Of the latter, reports of a split that a corpus is measured with are left out, and a log line says how many.
+    """
     texts: list[str] = []
     for task_name, folder in corpora.items():
         texts.extend(item.report.text for item in read_annotations(folder / "train.jsonl", load_task(task_name)))
+    if not extra:
+        return texts
+    held_out = HeldOut.of(corpora.values())
     for path in extra:
-        texts.extend(report.text for report in read_texts(path))
+        reports = read_texts(path)
+        kept = [report.text for report in reports if report not in held_out]
+        tell_left_out(path, n_left_out=len(reports) - len(kept), n_reports=len(reports))
+        texts.extend(kept)
     return texts

@@ -359,11 +359,12 @@ WORDS = st.sampled_from(
 )
 
 
+CHEST = load_task("chest_ct")
+
+
 @given(st.lists(WORDS, max_size=25).map("".join))
 def test_mentions_are_ordered_spans_of_the_text_and_never_inside_one_another(text: str) -> None:
-    task = load_task("chest_ct") if not _TASK else _TASK[0]
-    _TASK[:] = [task]
-    for found in (entity_mentions(task, text), value_mentions(task, text)):
+    for found in (entity_mentions(CHEST, text), value_mentions(CHEST, text)):
         assert found == sorted(found, key=lambda mention: (mention.span, mention.name))
         for mention in found:
             assert mention.span.end <= len(text)
@@ -371,6 +372,3 @@ def test_mentions_are_ordered_spans_of_the_text_and_never_inside_one_another(tex
             for other in found:
                 inside = other.span.start <= mention.span.start and mention.span.end <= other.span.end
                 assert not inside or mention.span == other.span
-
-
-_TASK: list[Task] = []

@@ -94,3 +94,8 @@ def test_did_you_mean_ignores_case_and_lists_all_names_when_none_is_near() -> No
     assert did_you_mean("RUL ", ["rul", "lll"]) == "; did you mean 'rul'?"
     assert did_you_mean("xyz", ["rul", "lll"]) == "; known: lll, rul"
     assert did_you_mean("xyz", []) == ""
+
+
+@pytest.mark.parametrize("name", ["mass in RUL of John Smith", "x" * 41, "12345", "Normal."])
+def test_did_you_mean_lists_nothing_that_may_be_a_text(name: str) -> None:
+    assert did_you_mean("xyz", ["rul", name]) == "; 2 names are known"

@@ -17,6 +17,7 @@ import pytest
 
 from configs.contracts import EntityFlags, Reading, Report, Unread
 from pipeline import tagging
+from pipeline.archive import Archive
 from pipeline.settings import settings
 from pipeline.sources import Columns, FileSource, SourceError
 from pipeline.summary import Summary
@@ -122,12 +123,30 @@ def test_a_condition_that_cannot_be_used_is_one_line(tag, scans: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("word_stages")
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("age >= 18", "a.csv: row 2: column 'age' holds no number, and 'age >= 18' compares numbers"),
+        ("day >= 2021", "a.csv: row 1: column 'day' holds a date spelled YYYY-MM-DD or YYYYMMDD, and 'day >= 2021' has another"),
+    ],
+)
+def test_a_cell_that_cannot_be_compared_is_one_line_before_anything_is_written(
+    tag, tmp_path: Path, condition: str, message: str
+) -> None:
+    (tmp_path / "a.csv").write_text("report_id,age,day,text\nr1,19,20191231,nodule\nr2,045Y,20200101,mass\n")
+    result = tag(tmp_path / "a.csv", tmp_path / "out", "--where", condition)
+    assert (result.exit_code, result.stderr.count("\n"), message in result.stderr) == (2, 1, True), result.stderr
+    assert "045Y" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("word_stages")
 def test_a_row_that_cannot_be_trusted_is_rejected_and_not_filtered_away(tag, tmp_path: Path, records_of) -> None:
     (tmp_path / "a.csv").write_text("report_id,modality,text\nr1,CT,nodule\nr2,nodule\nr3,MR,mass\n")
     tag(tmp_path / "a.csv", tmp_path / "out", "--where", "modality = CT")
     assert [(record["report_id"], record["status"]) for record in records_of(tmp_path / "out")] == [
         ("r1", "ok"),
-        ("r2", "rejected"),
+        ("a.csv row 2", "rejected"),
     ]
 
 
@@ -146,6 +165,31 @@ def test_retry_failed_reads_the_failed_reports_and_no_others(
     assert radtag("verify", out).exit_code == 0
     tag(many_reports, tmp_path / "undisturbed")
     assert parts_of(out) == parts_of(tmp_path / "undisturbed")
+
+
+def test_parts_that_another_run_ends_before_the_lock_is_held_are_left_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, moody, many_reports: Path, task_file: Path, tmp_path: Path, parts_of
+) -> None:
+    out, later = tmp_path / "out", tmp_path / "later"
+    tagged(many_reports, task_file, out)
+    whole = parts_of(out)
+    later.mkdir()
+    for path in sorted((out / "parts").iterdir())[6:]:
+        path.rename(later / path.name)
+    opened = Archive.opened
+
+    def after_the_other_run(*arguments: object, **named: object) -> object:
+        for path in later.iterdir():
+            path.rename(out / "parts" / path.name)
+        return opened(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Archive, "opened", after_the_other_run)
+    standing = {path.name: path.stat().st_ino for folder in (out / "parts", later) for path in folder.iterdir()}
+    moody.seen = []
+    summary = tagged(many_reports, task_file, out, resume=True)
+    assert (moody.seen, summary.n_resumed) == ([], 60)
+    assert parts_of(out) == whole
+    assert {path.name: path.stat().st_ino for path in (out / "parts").iterdir()} == standing
 
 
 def test_what_fails_again_stays_failed_and_keeps_its_bytes(tag, moody, many_reports: Path, tmp_path: Path, parts_of) -> None:

@@ -141,6 +141,31 @@ def test_parquet_goes_to_a_file(radtag, run_folder: Path, tmp_path: Path) -> Non
     assert "cannot be written" in radtag("export", run_folder, "--out", tmp_path / "no" / "folder.jsonl").stderr
 
 
+def test_export_leaves_a_file_that_exists_alone_unless_it_is_told_to_replace_it(radtag, run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.csv"
+    out.write_text("mine")
+    refused = radtag("export", run_folder, "--format", "csv", "--out", out)
+    assert (refused.exit_code, refused.stderr) == (2, f"radtag: {out}: exists already; a new file is expected, or --replace\n")
+    assert out.read_text() == "mine"
+    assert radtag("export", run_folder, "--format", "csv", "--out", out, "--replace").exit_code == 0
+    assert out.read_bytes() == radtag("export", run_folder, "--format", "csv").stdout_bytes
+
+
+@pytest.mark.parametrize("options", [(), ("--replace",)])
+def test_export_never_writes_over_the_input_or_the_run(
+    radtag, run_folder: Path, many_reports: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "link.jsonl").symlink_to(many_reports)
+    part = sorted((run_folder / "parts").iterdir())[0]
+    places = (many_reports, tmp_path / "link.jsonl", run_folder / "run.json", part, part.with_name("new.jsonl"), Path("/dev/null"))
+    before = {place: place.read_bytes() if place.is_file() else None for place in places}
+    for place in places:
+        refused = radtag("export", run_folder, "--out", place, *options)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert {place: place.read_bytes() if place.is_file() else None for place in places} == before
+    assert radtag("verify", run_folder).exit_code == 0
+
+
 def test_export_of_an_unfinished_run_says_so(radtag, run_folder: Path) -> None:
     last = sorted((run_folder / "parts").glob("*.jsonl"))[-1]
     last.unlink()

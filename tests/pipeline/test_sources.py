@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from configs.contracts import Report
 from pipeline.chunks import chunks, plan
 from pipeline.source_files import ENCODINGS, known_encoding
-from pipeline.sources import Columns, FileSource, SourceError, find_files
+from pipeline.sources import Columns, FileSource, SourceError, find_files, would_find
 from pipeline.text_as_given import UnusableRow
 
 
@@ -121,6 +121,34 @@ def test_a_csv_row_with_a_comma_too_many_is_unusable_and_never_cut(tmp_path: Pat
     ]
 
 
+def test_no_cell_of_a_csv_row_with_a_wrong_number_of_fields_is_used_or_shown(tmp_path: Path) -> None:
+    header, row = "text,report_id,patient_id,date\n", "Nodule in RUL, no effusion,r1,p1,2020-01-02\n"
+    path = write(tmp_path / "a.csv", header + row * 2 + "mass,r2,p2,2020-01-03\n\n(3 rows affected)\n")
+    problem = "row has {} fields, the header 4 (a comma or quote inside a text that is not quoted?)"
+    assert read(path) == [
+        UnusableRow("a.csv row 1", "", None, None, problem.format(5)),
+        UnusableRow("a.csv row 2", "", None, None, problem.format(5)),
+        Report("r2", "mass", "p2", "2020-01-03"),
+        UnusableRow("a.csv row 5", "", None, None, problem.format(1)),
+    ]
+    assert plan(FileSource(find_files(str(path)), Columns())).n_reports == 4
+
+
+def test_rows_without_an_id_are_named_apart_in_files_of_one_name_and_as_before_when_the_folder_moved(tmp_path: Path) -> None:
+    for folder in ("in/2020", "in/2021"):
+        (tmp_path / folder).mkdir(parents=True)
+        write(tmp_path / folder / "a.csv", HEAD + "one\n")
+    expected = ["2020/a.csv row 1", "2021/a.csv row 1"]
+    assert [report.report_id for report in read(tmp_path / "in")] == expected
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert [report.report_id for report in read(tmp_path / "moved" / "*" / "*.csv")] == expected
+
+
+def test_an_id_that_is_the_name_of_a_row_without_one_stands_twice(tmp_path: Path) -> None:
+    found = refusal(write(tmp_path / "a.csv", HEAD + "a.csv row 2,nodule\none\n"))
+    assert found == "a.csv: row 2: report id 'a.csv row 2' stands a second time; first at a.csv: row 1"
+
+
 HEAD = "report_id,text\n"
 
 
@@ -157,6 +185,38 @@ HEAD = "report_id,text\n"
 def test_inputs_that_are_refused_as_a_whole(tmp_path: Path, name: str, data: bytes | str, message: str) -> None:
     found = refusal(write(tmp_path / name, data))
     assert found.startswith(message), found
+
+
+@pytest.mark.parametrize("text", ["Spiculated mass in RUL of John Smith", "Normal chest.", "x" * 41])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_a_first_line_that_is_no_header_is_not_quoted(tmp_path: Path, text: str, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        write(path, f"report,{text}\n124,mass\n")
+    elif kind == "parquet":
+        pq.write_table(pa.table({"report": ["124"], text: ["mass"]}), path)
+    else:
+        write(path, json.dumps({"report": "124", text: "mass"}))
+    expected = {
+        "csv": "a.csv: has no column 'report_id'; it has 2 columns; is the first line a header? (set it with --id-column)",
+        "parquet": "a.parquet: has no column 'report_id'; it has 2 columns; is the first line a header? (set it with --id-column)",
+        "jsonl": "a.jsonl:1: has no 'report_id'; it has 2 keys (set it with --id-column)",
+    }
+    assert refusal(path) == expected[kind]
+
+
+def test_a_number_in_the_first_line_makes_it_no_header(tmp_path: Path) -> None:
+    assert "is the first line a header?" in refusal(write(tmp_path / "a.csv", "123,John Smith\n124,mass\n"))
+
+
+def test_keys_that_are_no_names_are_not_quoted_when_no_row_has_a_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", json.dumps({"report_id": "r1", "Spiculated mass in RUL of John Smith": 1}))
+    assert refusal(path) == "a.jsonl: no row has 'text'; the first one has 2 keys (set it with --text-column)"
+
+
+def test_names_of_a_header_are_listed_where_none_is_near(tmp_path: Path) -> None:
+    found = refusal(write(tmp_path / "a.csv", "accession,Findings of the radiologist\n1,a\n"))
+    assert found.startswith("a.csv: has no column 'report_id'; known: Findings of the radiologist, accession (set")
 
 
 def test_a_quote_that_is_never_closed_is_refused_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,3 +366,35 @@ def test_chunks_are_named_by_their_ids_and_texts(tmp_path: Path) -> None:
     assert before[1] != names("a", "b", "d")[1]
     assert before[0].startswith("part-000000-")
     assert len(names("a", "b", "c", chunk_reports=1)) == 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "found"),
+    [
+        ("data/**/*.jsonl", "data/out/parts/part-1.jsonl", True),
+        ("data/**/*.jsonl", "data/part-1.jsonl", True),
+        ("data/**/*.csv", "data/out/parts/part-1.jsonl", False),
+        ("data/*.jsonl", "data/out/part-1.jsonl", False),
+        ("data/*/p*/*.jsonl", "data/out/parts/part-1.jsonl", True),
+        ("./data/../data/*.jsonl", "data/part-1.jsonl", True),
+        ("data", "data/deep/part-1.jsonl", True),
+        ("dat[ab]/*", "data/part-1.jsonl", True),
+        ("linked/**/*.jsonl", "data/out/parts/part-1.jsonl", True),
+        ("data/*.jsonl", "linked/part-1.jsonl", True),
+        ("data/a.csv", "linked/a.csv", True),
+        ("other/*.csv", "data/a.csv", True),
+        ("nothing.csv", "data/a.csv", False),
+    ],
+)
+def test_a_file_that_would_be_input_is_known_before_it_stands_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, name: str, found: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "other").mkdir()
+    write(tmp_path / "data" / "a.csv", HEAD)
+    (tmp_path / "linked").symlink_to(tmp_path / "data")
+    (tmp_path / "other" / "b.csv").symlink_to(tmp_path / "data" / "a.csv")
+    for given_path in (pattern, f"{tmp_path}/{pattern}"):
+        assert would_find(given_path, Path(name)) is found
+        assert would_find(given_path, tmp_path / name) is found

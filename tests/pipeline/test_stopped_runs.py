@@ -207,7 +207,7 @@ def test_a_chunk_that_kills_its_worker_twice_is_named_and_the_others_stand(start
     source = with_a_deadly_report(many_reports)
     process = start(source, tmp_path / "out", "--workers", 2)
     _, errors = process.communicate(timeout=100)
-    assert process.returncode == 1
+    assert process.returncode == 3
     assert "Traceback" not in errors
     assert "part-000005-" in errors.splitlines()[-1]
     assert "(reports 'r20' to 'r23'): the process that tagged it ended 2 times, lastly with signal 9" in errors

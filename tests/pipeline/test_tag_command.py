@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -265,7 +266,7 @@ def test_texts_that_cannot_be_read_are_rejected_each_with_its_reason(tag, tmp_pa
 def test_a_bug_is_told_by_its_frames_and_no_row_is_written(tag, write_jsonl, tmp_path: Path, records_of) -> None:
     source = write_jsonl([{"report_id": "a", "text": "BUG Hong"}, {"report_id": "b", "text": "BUG Gildong"}])
     result = tag(source, tmp_path / "out")
-    assert (result.exit_code, "stage 2: ValueError for each of 2 reports" in result.stderr) == (1, True)
+    assert (result.exit_code, "stage 2: ValueError for each of 2 reports" in result.stderr) == (3, True)
     assert "Hong" not in result.output
     assert records_of(tmp_path / "out") == []
 
@@ -277,7 +278,44 @@ def test_another_encoding_is_recorded_and_found_again(tag, radtag, tmp_path: Pat
     assert json.loads((tmp_path / "out" / "run.json").read_text())["input"]["encoding"] == "cp949"
     assert "[우측] [결절]" in radtag("show", tmp_path / "out").stdout
     assert radtag("verify", tmp_path / "out").exit_code == 0
-    assert "other reports" in tag(tmp_path / "a.csv", tmp_path / "out", "--resume").stderr
+    assert "was begun with --encoding cp949" in tag(tmp_path / "a.csv", tmp_path / "out", "--resume").stderr
+
+
+def test_a_bug_breaks_the_run_off_with_its_traceback_and_a_status_of_its_own(
+    tag, many_reports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **named: object) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("pipeline.archive.Archive.write_part", broken)
+    result = tag(many_reports, tmp_path / "out")
+    assert (result.exit_code, "Traceback (most recent call last)" in result.stderr) == (3, True)
+    assert result.stderr.splitlines()[-1] == "RuntimeError: no such luck"
+
+
+def test_resume_names_the_column_option_that_was_forgotten(tag, write_jsonl, tmp_path: Path) -> None:
+    row = {"report_id": "r1", "nr": "n1", "text": "nodule", "Report text": "mass", "pat": "p1", "day": "d"}
+    source, out = write_jsonl([row]), tmp_path / "out"
+    given = {"--id-column": "nr", "--text-column": "Report text", "--patient-column": "pat", "--date-column": "day"}
+    assert tag(source, out, *(word for pair in given.items() for word in pair)).exit_code == 0
+    for forgotten, value in given.items():
+        kept = (word for option, column in given.items() if option != forgotten for word in (option, column))
+        result = tag(source, out, "--resume", *kept)
+        told = f"{out}: was begun with {forgotten} {shlex.quote(value)}; go on in the same way, or give --out a new folder"
+        assert (result.exit_code, result.stderr) == (2, f"radtag: {told}\n")
+
+
+def test_resume_names_every_way_in_which_the_input_was_read_before(tag, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("report_id,text,pat\nr1,nodule 결절,p1\n".encode("cp949"))
+    assert tag(tmp_path / "a.csv", tmp_path / "out", "--encoding", "cp949").exit_code == 0
+    stderr = tag(tmp_path / "a.csv", tmp_path / "out", "--resume", "--patient-column", "pat").stderr
+    assert "was begun without --patient-column and with --encoding cp949; go on in the same way" in stderr
+
+
+def test_the_default_column_may_be_named_on_resume(tag, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("report_id,text,patient_id\nr1,nodule,p1\n")
+    assert tag(tmp_path / "a.csv", tmp_path / "out").exit_code == 0
+    assert tag(tmp_path / "a.csv", tmp_path / "out", "--resume", "--patient-column", "patient_id").exit_code == 0
 
 
 def test_an_unfinished_file_of_someone_else_is_left_alone(tag, many_reports: Path, tmp_path: Path) -> None:
@@ -302,6 +340,45 @@ def test_records_inside_the_input_folder_are_refused(tag, many_reports: Path, tm
     result = tag(tmp_path / "in", tmp_path / "in" / "out")
     assert (result.exit_code, "lies inside the input folder" in result.stderr) == (2, True)
     assert not (tmp_path / "in" / "out").exists()
+
+
+@pytest.mark.parametrize("pattern", ["data/**/*.jsonl", "data/*/parts/*", "./data/o*/*.json"])
+def test_records_that_would_fit_the_input_pattern_are_refused(
+    tag, many_reports: Path, tmp_path: Path, monkeypatch, pattern
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    many_reports.rename(tmp_path / "data" / "reports.jsonl")
+    for given in (pattern, tmp_path / pattern):
+        result = tag(given, Path("data/out"))
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert "data/out: its records would fit the input pattern" in result.stderr
+        assert not (tmp_path / "data" / "out").exists()
+    assert tag("data/*.jsonl", tmp_path / "data" / "out").exit_code == 1
+
+
+def test_a_row_of_which_no_cell_can_be_trusted_is_rejected_and_stays_so(tag, radtag, tmp_path: Path, records_of, parts_of) -> None:
+    row = "Nodule in RUL, no effusion,r1,p1\n"
+    (tmp_path / "a.csv").write_text("text,report_id,patient_id\n" + row * 2 + "nodule,r2,p2\n(1 rows affected)\n")
+    out = tmp_path / "out"
+    result = tag(tmp_path / "a.csv", out)
+    assert result.exit_code == 1, result.output
+    records = records_of(out)
+    assert [(record["report_id"], record["status"], record.get("patient_id")) for record in records] == [
+        ("a.csv row 1", "rejected", None),
+        ("a.csv row 2", "rejected", None),
+        ("r2", "ok", "p2"),
+        ("a.csv row 4", "rejected", None),
+    ]
+    assert records[0]["problem"].startswith("row has 4 fields, the header 3")
+    assert "effusion" not in result.output + json.dumps(records)
+    assert radtag("verify", out).exit_code == 0
+    before = parts_of(out)
+    assert tag(tmp_path / "a.csv", out, "--resume").exit_code == 1
+    assert parts_of(out) == before
+    shown = radtag("show", out, "--status", "rejected").stdout
+    assert all(f"a.csv row {number}" in shown for number in (1, 2, 4))
+    assert "effusion" not in shown
 
 
 def test_names_that_no_disk_takes_are_one_line(tag, many_reports: Path, tmp_path: Path) -> None:

@@ -328,3 +328,19 @@ def test_the_command_reads_a_run_and_takes_patients_from_its_input(tmp_path: Pat
     assert done.exit_code == 0, done.output
     assert "1 of 1 patients pass every filter" in done.output
     assert (tmp_path / "out" / "timeline.html").is_file()
+
+
+def test_the_timeline_of_a_run_that_is_not_finished_is_written_and_says_so(tmp_path: Path) -> None:
+    source = tmp_path / "reports.csv"
+    lines = [f"r{n},p1,2020-0{n}-01,Glioblastoma is stable." for n in range(1, 6)]
+    source.write_text("report_id,patient_id,date,text\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    run = tmp_path / "run"
+    tag = ["tag", str(source), "--task", "brain_mri", "--system", "rules", "--threads", "1", "--chunk-reports", "1"]
+    assert CliRunner().invoke(app, [*tag, "--out", str(run)]).exit_code == 0
+    for left in (run / "summary.json", *(run / "parts").glob("part-000004-*")):  # as a run that was killed leaves it
+        left.unlink()
+    done = CliRunner().invoke(app, ["timeline", str(run), "--task", "brain_mri", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1, done.output
+    assert "4 of 5 reports are tagged, and the timeline is of these alone; go on with 'radtag tag … --resume'" in done.stderr
+    assert "4 records of 1 patients" in done.stdout
+    assert json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["n_records"] == 4

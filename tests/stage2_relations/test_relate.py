@@ -251,6 +251,14 @@ def test_confidence_is_the_models_for_values_and_stage_ones_for_entities() -> No
     assert next(f for f in alone.entities if f.key == "mass").confidence is None
 
 
+def test_confidence_is_not_stage_ones_where_stage_two_overrules_it() -> None:
+    silent = Scripted(lambda hints, report: "nodule: not present")
+    reading = read(LanguageModelMapper(CHEST, silent), "No nodule is seen.", flags(CHEST, ["nodule"]))
+    nodule = next(finding for finding in reading.entities if finding.key == "nodule")
+    assert not nodule.present
+    assert nodule.confidence is None  # stage 1 said 0.98, and the model gives no probabilities
+
+
 def brain_answers(hints: list[str], report: str) -> str:
     said = {"non-tumor disease": "present", "metastasis": "not present", "hemorrhage/vascular": "not present"}
     episode = "progression" if hints == ["glioma"] else "present"

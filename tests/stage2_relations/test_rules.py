@@ -26,6 +26,37 @@ CHEST: dict[str, tuple[str, Mapping[str, set[str]]]] = {
     "both lungs": ("nodules in both lungs.", {"nodule": {"right_lung", "left_lung"}}),
     "both lungs and the largest": ("nodules in both lungs, largest in LLL.", {"nodule": {"right_lung", "left_lung", "lll"}}),
     "a lung gives way to its lobe": ("Lt lung: dependent atelectasis in LLL.", {"atelectasis": {"lll"}}),
+    "a lung gives way to its lobe, said later": (
+        "In the left lung, a smooth solid nodule of 7 mm close to the fissure is seen in the lower lobe.",
+        {"nodule": {"lll"}},
+    ),
+    "side in the heading, lobes in its sentences": (
+        "Right lung: Scar in the middle lobe. Nodule of 5 mm in the lower lobe.\nLeft lung: clear.",
+        {"fibrosis": {"rml"}, "nodule": {"rll"}},
+    ),
+    "Korean side in the heading": (
+        "우폐: 상엽 - 섬유화 반흔, 중엽 - 기관지확장증.",
+        {"fibrosis": {"rul"}, "bronchiectasis": {"rml"}},
+    ),
+    "bases of both lungs": ("Ground-glass opacity at the bases of both lungs.", {"ggo": {"bll"}}),
+    "with sparing of something": ("GGO at both lung bases with sparing of the subpleural lung.", {"ggo": {"bll"}}),
+    "lingular segment after the lobe": ("GGN in LUL, lingular segment.", {"nodule": {"left_lingula"}, "ggo": {"left_lingula"}}),
+    "free lobes of the next sentence": (
+        "Subsegmental atelectasis in the LLL. The upper lobes, the middle lobe and the lingula are clear.",
+        {"atelectasis": {"lll"}},
+    ),
+    "no lesion in the next sentence": (
+        "Ill-defined nodules in RUL. In the middle lobe and the lingula no lesion.",
+        {"nodule": {"rul"}},
+    ),
+    "items of a conclusion": (
+        "CONCLUSION: bronchiectasis of both lower lobes, consolidation in the left lower lobe, middle lobe atelectasis.",
+        {"bronchiectasis": {"bll"}, "consolidation": {"lll"}, "atelectasis": {"rml"}},
+    ),
+    "bullets under a place": (
+        "RLL:\n- mass 5 cm, cavitating\n- septal thickening around\nLUL\n- clear\n",
+        {"mass": {"rll"}, "interstitial_thickening": {"rll"}},
+    ),
     "implied value": ("right pleural effusion.", {"pleural_effusion": {"pleural"}}),
     "no place": ("diffuse bronchial wall thickening.", {"bronchial_wall_thickening": set()}),
     "next sentence": ("There is a nodule of 8 mm. It lies in the RUL.", {"nodule": {"rul"}}),
@@ -122,6 +153,23 @@ BRAIN: dict[str, tuple[str, Mapping[str, set[str]]]] = {
         {"lymphoma": {"improvement"}, "stroke_infarction": set()},
     ),
     "meningioma has no episode": ("Rt meningioma, f/u. no change in size.", {"non_malignant_tumor": set()}),
+    "units after the second side": (
+        "brain mets, s/p SRS.\n1. Lt frontal lesion 20 x 18 -> 11 x 9 mm.",
+        {"metastasis": {"improvement"}},
+    ),
+    "from to": ("Known glioma, f/u. The lesion has gone from 14 to 22 mm.", {"glioma": {"progression"}}),
+    "earlier size in brackets": ("PCNSL f/u. Lt thalamus lesion 7 mm (16 mm in March).", {"lymphoma": {"improvement"}}),
+    "ko grown": ("GBM 추적검사. 결절이 더 자라 뇌량까지 퍼짐.", {"glioma": {"progression"}}),
+    "ko same size": ("뇌 전이, 지난 3월과 같은 크기.", {"metastasis": {"stable"}}),
+    "ditto": ("brain metastases, f/u.\n- Rt parietal nodule 5 mm, ditto.", {"metastasis": {"stable"}}),
+    "denied return": (
+        "Treated metastasis, f/u. The lesion is unchanged and has not come back elsewhere.",
+        {"metastasis": {"stable"}},
+    ),
+    "right is no radiotherapy": (
+        "Rt frontal enhancing mass 3 cm, wall thick and enlarged sulci.\n--> glioblastoma.",
+        {"glioma": set()},
+    ),
     "first study": ("3 cm enhancing mass in Rt frontal lobe.\n--> glioblastoma.", {"glioma": set()}),
     "seeding of a glioma is no metastasis": (
         "GBM, c/w 2020.\n1. new nodular enhancement of the cistern, CSF seeding.",

@@ -79,6 +79,23 @@ def tiny_task(tiny_task_file: Path) -> Task:
 
 
 @pytest.fixture
+def weak_file(tmp_path: Path, tiny_corpus: Path) -> Path:
+    """Five reports of an archive: one is free; the others have an id, a patient or a text of a measured split."""
+    write_jsonl(tiny_corpus / "test.jsonl", tiny_reports(9, prefix="s")[8:])
+    write_jsonl(tiny_corpus / "test_hard.jsonl", tiny_reports(8, prefix="h")[7:])
+    as_in_dev = str(tiny_reports(4, prefix="d")[3]["text"])
+    texts = {
+        ("a-1", "A-P1"): "Mass in the LUL, archive.",
+        ("d-002", "A-P2"): "Nodule, archive.",
+        ("a-3", "s-P008"): "결절 보임, archive.",
+        ("a-4", "A-P4"): as_in_dev.replace("\n", "  \r\n"),
+        ("a-5", "h-P007"): "Pleural effusion, archive.",
+    }
+    rows = [{"report_id": name, "patient_id": patient, "text": text} for (name, patient), text in texts.items()]
+    return write_jsonl(tmp_path / "weak.jsonl", [{**row, "task": "tiny", "labels": {}, "source": "weak"} for row in rows])
+
+
+@pytest.fixture
 def tiny_corpus(tmp_path: Path) -> Path:
     folder = tmp_path / "corpus"
     write_jsonl(folder / "train.jsonl", tiny_reports(20, prefix="t"))

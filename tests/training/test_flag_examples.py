@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from stage1_encoder.weak_labels import KeywordFlagger
 from training.augment import LabelledText
 from training.corpus import CorpusError, read_corpus
 from training.flag_examples import ExampleMaker, FlagExample, weak_texts
+from training.held_out import HeldOut
 from training.settings import AugmentationSettings
 
 ALL = AugmentationSettings(
@@ -105,6 +108,27 @@ def test_a_weak_file_with_labels_on_some_lines_only_is_refused_with_the_line(tin
     )
     with pytest.raises(CorpusError, match=r"weak\.jsonl:2: field 'labels' is missing"):
         weak_texts(path, tiny_task)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_reports_of_a_measured_split_are_left_out_of_weak_texts_and_counted(
+    tiny_task: Task, tiny_corpus: Path, weak_file: Path, caplog: pytest.LogCaptureFixture, labelled: bool
+) -> None:
+    if not labelled:
+        rows = [json.loads(line) for line in weak_file.read_text("utf-8").splitlines()]
+        known = ("report_id", "patient_id", "text")
+        weak_file.write_text("".join(json.dumps({name: row[name] for name in known}) + "\n" for row in rows), encoding="utf-8")
+    (free,) = weak_texts(weak_file, tiny_task, HeldOut.of([tiny_corpus]))
+    assert free.text == "Mass in the LUL, archive."
+    assert "weak.jsonl: 4 of 5 reports are left out: report_id, patient_id or text stands in dev.jsonl or test.jsonl" in caplog.text
+    assert len(weak_texts(weak_file, tiny_task)) == 5
+
+
+def test_reports_of_train_are_not_held_out(tiny_task: Task, tiny_corpus: Path) -> None:
+    held_out = HeldOut.of([tiny_corpus])
+    splits = read_corpus(tiny_corpus, tiny_task).splits
+    assert all(item.report in held_out for item in splits["dev"])
+    assert not any(replace(item.report, text=f"{item.report.text} t") in held_out for item in splits["train"])
 
 
 def test_weak_labels_have_their_own_weight(tiny_task: Task, tiny_corpus: Path, cut: WindowCut) -> None:

@@ -10,12 +10,13 @@ import yaml
 from typer.testing import CliRunner
 
 from configs.schema import Task
-from stage1_encoder.checkpoint import latest_checkpoint
+from stage1_encoder.checkpoint import latest_checkpoint, load_tensors, save_tensors
 from stage1_encoder.encoder import Encoder, default_weights
 from stage2_relations import adapter_folder
 from training import weights_folder
 from training.cli import app
 from training.loop import TrainingError
+from training.pretrain import start_files
 
 RUNNER = CliRunner()
 
@@ -122,6 +123,52 @@ def test_a_changed_configuration_does_not_resume(tiny_settings: dict[str, Path],
     code, output = _train("pretrain", tiny_settings["pretrain"], runs / "pretrain")
     assert code == 2
     assert "was made with settings" in output
+
+
+def test_no_weak_report_of_a_measured_split_is_trained_on(
+    tiny_settings: dict[str, Path], runs: Path, weak_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = f"{weak_file}: 4 of 5 reports are left out"
+    for command in ("tokenizer", "pretrain"):
+        caplog.clear()
+        _change(tiny_settings[command], texts=[str(weak_file)])
+        code, output = _train(command, tiny_settings[command], runs / f"{command}-weak")
+        assert (code, caplog.text.count(told)) == (0, 1), output
+        assert command != "tokenizer" or "n_reports 21," in output
+    caplog.clear()
+    _change(tiny_settings["finetune"], weak_labels={"path": str(weak_file)})
+    code, output = _train("finetune", tiny_settings["finetune"], runs / "finetune")
+    assert (code, caplog.text.count(told)) == (0, 1), output
+
+
+def test_another_weak_file_under_the_same_name_does_not_resume(tiny_settings: dict[str, Path], runs: Path, weak_file: Path) -> None:
+    _change(tiny_settings["finetune"], weak_labels={"path": str(weak_file)})
+    assert _train("finetune", tiny_settings["finetune"], runs / "finetune")[0] == 0
+    weak_file.write_text(weak_file.read_text("utf-8").replace('"labels": {}', '"labels": {"mass": []}', 1), encoding="utf-8")
+    code, output = _train("finetune", tiny_settings["finetune"], runs / "finetune")
+    assert (code, output.count("\n")) == (2, 1)
+    assert "was made with weak_labels " in output
+
+
+def test_other_starting_weights_under_the_same_name_do_not_resume(tiny_settings: dict[str, Path], runs: Path) -> None:
+    assert _train("pretrain", tiny_settings["pretrain"], runs / "pretrain")[0] == 0
+    _change(tiny_settings["finetune"], start=str(runs / "pretrain"))
+    assert _train("finetune", tiny_settings["finetune"], runs / "finetune")[0] == 0
+    best = load_tensors(runs / "pretrain" / "best.safetensors")
+    save_tensors(runs / "pretrain" / "best.safetensors", {name: tensor + 1 for name, tensor in best.items()})
+    code, output = _train("finetune", tiny_settings["finetune"], runs / "finetune")
+    assert code == 2
+    assert "was made with start_weights " in output
+
+
+def test_other_glosses_under_the_same_name_are_another_start(tmp_path: Path) -> None:
+    glosses = tmp_path / "glosses.yaml"
+    hashes = []
+    for word in ("nodule", "mass"):
+        glosses.write_text(f"결절: {word}\n", encoding="utf-8")
+        hashes.append(start_files("minilm", glosses)["glosses"])
+    assert hashes[0] != hashes[1]
+    assert start_files("minilm", None) == start_files("random", glosses) == {}
 
 
 def test_a_damaged_checkpoint_is_one_line(tiny_settings: dict[str, Path], runs: Path) -> None:

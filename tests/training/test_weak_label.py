@@ -115,6 +115,20 @@ def test_an_archive_without_trustworthy_ids_is_refused_and_nothing_is_written(
     assert not list(tmp_path.glob("*weak*"))
 
 
+def test_a_file_that_exists_is_not_replaced(tmp_path: Path, tiny_task_file: Path) -> None:
+    path = _archive(tmp_path / "in.jsonl", REPORTS)
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("mine", encoding="utf-8")
+    (tmp_path / "o.jsonl.unusable.jsonl").write_text("mine", encoding="utf-8")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for out, written in ((path, "in.jsonl"), (mine, "mine.jsonl"), (tmp_path / "o.jsonl", "o.jsonl.unusable.jsonl")):
+        code, output = _run(path, *_columns(tiny_task_file, out))
+        assert (code, f"{written}: exists already; a new file is expected" in output.replace("\n", "")) == (2, True), output
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    code, output = _run(tmp_path / "i*.jsonl", *_columns(tiny_task_file, tmp_path / "ideas.jsonl"))
+    assert (code, "would be input of the next start" in output) == (2, True), output
+
+
 def test_usage_errors_are_one_line(tmp_path: Path, tiny_task_file: Path) -> None:
     path = _archive(tmp_path / "in.jsonl", REPORTS)
     folder = tmp_path / "folder"
