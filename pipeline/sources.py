@@ -84,19 +84,13 @@ def find_files(given: str) -> tuple[Path, ...]:
 
 def _found_files(given: str) -> tuple[Path, ...]:
     path = Path(given)
-    if path.is_dir():
-        files = list(_inside(path))
-        if not files:
-            raise SourceError(f"{given}: folder holds no files; expected {_known()}")
-    elif path.exists():
-        files = [path]
-    elif GLOB_CHARACTERS & set(given):
-        files = _fitting(path)
-        if not files:
-            raise SourceError(f"{given}: no file fits this pattern")
-    else:
+    if not path.exists() and not _is_pattern(path):
         near = did_you_mean(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() and path.name else ""
         raise SourceError(f"{given}: does not exist{near if 'did you mean' in near else ''}")
+    files = list(_listed(path))
+    if not files:
+        none = f"folder holds no files; expected {_known()}" if path.is_dir() else "no file fits this pattern"
+        raise SourceError(f"{given}: {none}")
     for file in files:
         if extension(file) not in EXTENSIONS:
             raise SourceError(f"{file}: extension '{''.join(file.suffixes[-2:]) or 'none'}' is not known; expected {_known()}")
@@ -121,13 +115,17 @@ def would_find(given: str, file: Path) -> bool:
 def _listed(path: Path) -> Iterable[Path]:
     if path.is_dir():
         return _inside(path)
-    return [path] if path.exists() or not GLOB_CHARACTERS & set(str(path)) else _fitting(path)
+    return _fitting(path) if _is_pattern(path) else [path]
+
+
+def _is_pattern(path: Path) -> bool:
+    return not path.exists() and not GLOB_CHARACTERS.isdisjoint(str(path))
 
 
 def _would_find(path: Path, wanted: set[Path]) -> bool:
     if path.is_dir():
         return any(found.is_relative_to(path.resolve()) for found in wanted)
-    if path.exists() or not GLOB_CHARACTERS & set(str(path)):
+    if not _is_pattern(path):
         return path.resolve() in wanted
     n_plain = next(n for n, part in enumerate(path.parts) if GLOB_CHARACTERS & set(part))
     above, pattern = Path(*path.parts[:n_plain]), path.parts[n_plain:]
