@@ -129,6 +129,17 @@ class Flagger(Protocol):
         ...
 
 
+class SubjectReader(Protocol):
+    """Stage 1's second question: which values does a text give these subjects?"""
+
+    def read(self, text: str, subjects: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+        """By subject, the log-odds (natural) of each value, given that the subject is present.
+
+        Subjects that can have no value beyond the implied ones are left out.
+        """
+        ...
+
+
 class LanguageModel(Protocol):
     """A causal language model that completes a chat prompt under an optional GBNF grammar."""
 

@@ -33,6 +33,11 @@ def value_mentions(task: Task, text: str) -> list[Mention]:
     return _mentions(task.values, (), text)
 
 
+def loose_wordings(task: Task, text: str) -> list[Mention]:
+    """Where wordings stand that may tell a value (`loose` in the task file), value by value."""
+    return [Mention(name, span) for name, item in task.values.items() for span in _longest(_spans(item.loose_patterns, text))]
+
+
 def _mentions(named: Mapping[str, Entity] | Mapping[str, Value], traps: tuple[re.Pattern[str], ...], text: str) -> list[Mention]:
     found: list[Mention] = []
     for name, item in named.items():

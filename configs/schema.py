@@ -44,13 +44,17 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A relation value (a location, an episode). `parts` are the values a composite one stands for (bll: rll, lll)."""
+    """A relation value (a location, an episode). `parts` are the values a composite one stands for (bll: rll, lll).
+
+    `loose_patterns` are wordings that may tell the value or something else: stage 2 may be asked about it, rules never read them.
+    """
 
     key: str
     label: str
     patterns: tuple[re.Pattern[str], ...]
     parts: tuple[str, ...]
     side: Side | None
+    loose_patterns: tuple[re.Pattern[str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,12 @@ class Task:
             return step.values
         return tuple(value for value in step.values if value in entity.values)
 
+    def open_values(self, key: str) -> tuple[str, ...]:
+        """The values that a report can give an entity, those that it implies apart; empty where no step asks for any."""
+        asked = [step for step in self.steps if step.kind == "relation" and key in step.subjects]
+        allowed = {value for step in asked for value in self.allowed_values(key, step)} - set(self.entities[key].implied)
+        return tuple(value for value in self.values if value in allowed)
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -150,6 +160,7 @@ class _EntityFile(_Strict):
 class _ValueFile(_Strict):
     label: str = Field(min_length=1)
     keywords: _Keywords
+    loose: _Keywords = Field(default_factory=lambda: _Keywords())
     parts: list[str] = Field(default_factory=list)
     side: Side | None = None
 
@@ -271,7 +282,12 @@ class _TaskReader:
         where = ("values", key)
         self._known(value.parts, self.model.values, "value", (*where, "parts"))
         return Value(
-            key, value.label, self._patterns(value.keywords, (*where, "keywords"), needed=True), tuple(value.parts), value.side
+            key,
+            value.label,
+            self._patterns(value.keywords, (*where, "keywords"), needed=True),
+            tuple(value.parts),
+            value.side,
+            self._patterns(value.loose, (*where, "loose")),
         )
 
     def _step(self, index: int) -> Step:

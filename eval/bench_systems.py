@@ -23,8 +23,8 @@ from stage2_relations.llama_cpp import DEFAULT_CONTEXT_TOKENS, LlamaCppModel
 
 DEV_SPLITS = Path(__file__).resolve().parent.parent / "training" / "corpus"
 TWO_STAGE, PUBLISHED, PROMPT_ALONE = "two-stage", "published way", "published way, prompt alone"
-LANGEXTRACT, RULES, ENCODER = "langextract", "rules", "encoder"
-COMPARED = (TWO_STAGE, PUBLISHED, PROMPT_ALONE, LANGEXTRACT, RULES, ENCODER)
+LANGEXTRACT, RULES, ENCODER, ENCODERS = "langextract", "rules", "encoder", "encoders"
+COMPARED = (TWO_STAGE, PUBLISHED, PROMPT_ALONE, LANGEXTRACT, RULES, ENCODER, ENCODERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,7 @@ def _ways(
         PROMPT_ALONE: Pipeline(task, two_stage.flagger, prompt_alone, {}),
         RULES: build_pipeline(with_files(settings(task=str(task.path), system="rules", threads=1)), {}),
         ENCODER: build_pipeline(with_files(settings(task=str(task.path), system="encoder", threads=1)), {}),
+        ENCODERS: build_pipeline(with_files(settings(task=str(task.path), system="encoders", threads=1)), {}),
     }
     ways = [Way(name, pipeline.tag) for name, pipeline in pipelines.items()]
     labels: dict[str, Callable[[Any], list[Labels | None] | None]] = dict.fromkeys(pipelines, record_labels)
@@ -131,6 +132,7 @@ def _ways(
         PROMPT_ALONE: lambda: "a lower bound: the same prompts, one token of answer",
         RULES: lambda: "careful rules, no model",
         ENCODER: lambda: "stage 1 alone states no pairs",
+        ENCODERS: lambda: "both encoders and the rules, no language model",
     }
     missing = {}
     if (reason := langextract_missing()) is not None:

@@ -190,7 +190,10 @@ def benchmark(
     name: Annotated[str, typer.Argument(metavar="ctrate|openi|negex", help="Which public data set.")],
     file: Annotated[Path, typer.Argument(help="Its file as published: train.csv, indiana_reports.csv, rsAnnotations….txt.")],
     systems: Annotated[
-        str, typer.Option("--systems", metavar="LIST", help="Of published-rules, rules, encoder, llm, two-stage and NAME=RECORDS.")
+        str,
+        typer.Option(
+            "--systems", metavar="LIST", help="Of published-rules, rules, encoder, encoders, llm, two-stage and NAME=RECORDS."
+        ),
     ] = "published-rules,rules,encoder,two-stage",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="For tables, a report of every subset and the records; holds text.")
@@ -276,10 +279,10 @@ def results_page(
     tasks: Annotated[str, typer.Option(metavar="LIST", help="Task names.")] = "chest_ct,brain_mri",
     splits: Annotated[
         str, typer.Option(metavar="LIST", help="Each is measured, then all of them together.")
-    ] = "test,test_hard,test_fresh",
+    ] = "test,test_hard,test_fresh,test_sealed",
     systems: Annotated[
         str, typer.Option(metavar="LIST", help="Systems, as 'radtag eval run' takes them.")
-    ] = "published-rules,rules,encoder,llm,two-stage",
+    ] = "published-rules,rules,encoder,encoders,llm,two-stage",
     render_only: Annotated[bool, typer.Option("--render-only", help="Write the page from the JSON file that is there.")] = False,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
     gpu_layers: GpuLayers = 0,

@@ -14,6 +14,7 @@ from configs.yaml_lines import did_you_mean
 from eval.gold import Answer, GoldError, GoldReport, answers_of, read_answers, texts_sha256
 from pipeline.settings import (
     SYSTEMS,
+    SYSTEMS_THAT_WEIGH,
     SYSTEMS_WITH_ENCODER,
     SYSTEMS_WITH_MODEL,
     Settings,
@@ -135,14 +136,22 @@ def parse_systems(
             gpu_layers=gpu_layers,
             threads=threads,
             grounding=grounding,
-            **(reading.given() if name in SYSTEMS_WITH_MODEL else {}),
+            **_given_to(name, reading),
         )
         systems.append(TaggingSystem(name, chosen))
     unused = next(iter(reading.given()), None)
-    if unused is not None and not any(isinstance(system, TaggingSystem) and system.settings.needs_model for system in systems):
+    goes_with = SYSTEMS_THAT_WEIGH if unused == "adapter" else SYSTEMS_WITH_MODEL
+    if unused is not None and not any(isinstance(one, TaggingSystem) and one.settings.system in goes_with for one in systems):
         option = "server-timeout" if unused == "server_timeout_s" else unused.replace("_", "-")
-        raise SettingsError(f"--{option} goes with {' or '.join(SYSTEMS_WITH_MODEL)}; --systems '{given}' names neither")
+        raise SettingsError(f"--{option} goes with {' or '.join(goes_with)}; --systems '{given}' names none of them")
     return systems
+
+
+def _given_to(system: str, reading: ModelReading) -> dict[str, Any]:
+    """What is said of the reading, as far as it goes with a system."""
+    if system in SYSTEMS_WITH_MODEL:
+        return reading.given()
+    return {name: value for name, value in reading.given().items() if name == "adapter" and system in SYSTEMS_THAT_WEIGH}
 
 
 def system_answers(

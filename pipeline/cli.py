@@ -19,6 +19,7 @@ from pipeline.model_options import (
     ModelFile,
     NoAdapter,
     ReadBy,
+    Rereads,
     Server,
     ServerModel,
     ServerPlain,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 EXIT_SOME_ROWS_FAILED = 1
 EXIT_INTERRUPTED = 130
-SYSTEM_NAMES = "two-stage|encoder|llm|rules|published-rules"
+SYSTEM_NAMES = "two-stage|encoders|encoder|llm|rules|published-rules"
 ENGINE_NAMES = "local|ray"
 DEFAULT_SHOWN = 20
 
@@ -92,11 +93,13 @@ def tag(
     adapter: Adapter = None,
     no_adapter: NoAdapter = False,
     read: ReadBy = None,
+    rereads: Rereads = 0,
     server: Server = None,
     server_model: ServerModel = None,
     server_plain: ServerPlain = False,
     server_timeout: ServerTimeout = 120.0,
     http_concurrency: HttpConcurrency = 1,
+    pairs: Annotated[bool, typer.Option(help="Stage 1's pair encoder reads relations too, where there is one.")] = True,
     grounding: Annotated[bool, typer.Option(help="Only values that the report mentions.")] = True,
     engine: Annotated[str, typer.Option(metavar=ENGINE_NAMES, help="What runs the chunks; ray needs the extra 'ray'.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes or Ray actors; each loads its own stages.")] = 1,
@@ -142,11 +145,13 @@ def tag(
         adapter=adapter,
         no_adapter=no_adapter,
         read=read,
+        rereads=rereads,
         server=server,
         server_model=server_model,
         server_plain=server_plain,
         server_timeout_s=server_timeout,
         http_concurrency=http_concurrency,
+        pairs=pairs,
         grounding=grounding,
         max_report_chars=max_report_chars,
         threads=threads or max(1, free_cores() // workers),

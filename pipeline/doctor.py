@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from configs.schema import ConfigError, known_tasks, load_task
+from configs.schema import ConfigError, Task, known_tasks, load_task
 from pipeline.settings import encoder_hash, files_hash, free_cores, radtag_version
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "onnxruntime", "kiwipiepy", "spacy", "llama-cpp-python", "pyarrow", "duckdb")
@@ -78,8 +78,31 @@ def _task_checks(task_name: str) -> Iterator[Check]:
         return
     if tuple(encoder.keys) != task.keys:
         yield Check(name, f"{folder}: their keys are not those of the task file", ok=False)
-    else:
-        yield Check(name, f"{folder}, {encoder_hash(folder)[:12]}", ok=True)
+        return
+    yield Check(name, f"{folder}, {encoder_hash(folder)[:12]}", ok=True)
+    yield _pairs_check(task, folder)
+
+
+def _pairs_check(task: Task, folder: Path) -> Check:
+    from stage1_encoder.encoder import EncoderError
+    from stage1_encoder.pair_encoder import PAIRS_FILE, PairEncoder, has_pairs, pairs_hash
+    from stage2_relations.adapter_folder import default_adapter
+    from stage2_relations.combine import COMBINE_FILE, CombineError, fitted_with
+
+    name = f"pairs {task.name}"
+    if not has_pairs(folder):
+        return Check(name, f"{folder} has no {PAIRS_FILE}; stage 2 reads relations without a pair encoder")
+    try:
+        PairEncoder.load(folder, task=task)
+        adapter = default_adapter(task.name)
+        fitted = None if adapter is None else fitted_with(adapter / COMBINE_FILE).pairs
+    except (EncoderError, CombineError) as error:
+        return Check(name, str(error), ok=False)
+    hashed = pairs_hash(folder) or ""
+    if adapter is not None and fitted != hashed:
+        problem = f"{adapter / COMBINE_FILE}: was not fitted with {folder / PAIRS_FILE}; 'radtag train combine' fits it"
+        return Check(name, problem, ok=False)
+    return Check(name, f"{folder}, {hashed[:12]}", ok=True)
 
 
 def _adapter_check(task_name: str) -> Check:

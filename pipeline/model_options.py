@@ -21,6 +21,16 @@ NoAdapter = Annotated[bool, typer.Option("--no-adapter", help="The language mode
 ReadBy = Annotated[
     str | None, typer.Option("--read", metavar=READ_NAMES, help="The model writes its answer, or scores of letters are read.")
 ]
+Rereads = Annotated[
+    int,
+    typer.Option(
+        "--rereads",
+        metavar="N",
+        min=0,
+        max=9,
+        help="Let a model that writes its answers read each report N more times, examples reordered, to see how sure it is.",
+    ),
+]
 Server = Annotated[
     str | None, typer.Option("--server", metavar="URL", help="An OpenAI-compatible server in place of a model in this process.")
 ]

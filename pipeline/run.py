@@ -10,9 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from configs.contracts import EntityFinding, EntityFlags, Flagger, Reading, RelationMapper, Report, Status, TaggedReport, Unread
+from configs.contracts import (
+    EntityFinding,
+    EntityFlags,
+    Flagger,
+    LanguageModel,
+    Reading,
+    RelationMapper,
+    Report,
+    Status,
+    SubjectReader,
+    TaggedReport,
+    Unread,
+)
 from configs.schema import Task, load_task
-from pipeline.settings import Settings, SettingsError
+from pipeline.settings import Settings, SettingsError, uses_pairs
 from pipeline.text_as_given import DEFAULT_MAX_REPORT_CHARS, StageText, UnusableRow, stage_text, text_problem
 
 Row = TypeVar("Row")
@@ -143,9 +155,21 @@ def _mapper(task: Task, filled: Settings) -> RelationMapper | None:
         return _server_mapper(task, filled) if filled.server is not None else _model_mapper(task, filled)
     if filled.system == "encoder":
         return None
+    if filled.system == "encoders":
+        return _encoders_mapper(task, filled)
     from stage2_relations.rules import CarefulRules, PublishedRules
 
     return CarefulRules(task) if filled.system == "rules" else PublishedRules(task)
+
+
+def _encoders_mapper(task: Task, filled: Settings) -> RelationMapper:
+    if filled.adapter is None:
+        raise ValueError("settings without a combination: call with_files first")
+    from stage2_relations.combine import COMBINE_FILE, load_combination
+    from stage2_relations.score import BranchMapper
+
+    combination = load_combination(filled.adapter / COMBINE_FILE, task_name=task.name, adapter=None, readers="pairs")
+    return BranchMapper(task, None, combination, pairs=_pair_encoder(task, filled), grounding=filled.grounding)
 
 
 def _model_mapper(task: Task, filled: Settings) -> RelationMapper:
@@ -153,19 +177,29 @@ def _model_mapper(task: Task, filled: Settings) -> RelationMapper:
         raise ValueError("settings without a model file: call with_files first")
     from stage2_relations.adapter_folder import adapter_file
     from stage2_relations.llama_cpp import LlamaCppModel
-    from stage2_relations.relate import LanguageModelMapper
 
     adapter = None if filled.adapter is None else adapter_file(filled.adapter)
     model = LlamaCppModel.load(filled.model, gpu_layers=filled.gpu_layers, threads=filled.threads, adapter=adapter)
     if filled.read == "score":
-        from stage2_relations.combine import COMBINE_FILE, load_combination
+        from stage2_relations.combine import COMBINE_FILE, Readers, load_combination
         from stage2_relations.score import BranchMapper
 
         if filled.adapter is None or not filled.adapter.is_dir():
             raise SettingsError(f"--read score needs --adapter FOLDER with {COMBINE_FILE}, which 'radtag train combine' writes")
-        combination = load_combination(filled.adapter / COMBINE_FILE, task_name=task.name, adapter=model.adapter_hash)
-        return BranchMapper(task, model, combination, grounding=filled.grounding)
-    return LanguageModelMapper(task, model, grounding=filled.grounding)
+        path, pairs = filled.adapter / COMBINE_FILE, _pair_encoder(task, filled)
+        readers: Readers = "model" if pairs is None else "model and pairs"
+        combination = load_combination(path, task_name=task.name, adapter=model.adapter_hash, readers=readers)
+        return BranchMapper(task, model, combination, pairs=pairs, grounding=filled.grounding)
+    return _answers_mapper(task, model, filled)
+
+
+def _pair_encoder(task: Task, filled: Settings) -> SubjectReader | None:
+    """That of the encoder's folder, where it holds one and the weights beside the adapter were fitted with one."""
+    if not uses_pairs(filled) or filled.encoder is None:
+        return None
+    from stage1_encoder.pair_encoder import PairEncoder
+
+    return PairEncoder.load(filled.encoder, task=task)
 
 
 def _server_mapper(task: Task, filled: Settings) -> RelationMapper:
@@ -173,7 +207,6 @@ def _server_mapper(task: Task, filled: Settings) -> RelationMapper:
         raise ValueError("settings without a server: pipeline.settings.settings checks them")
     from stage2_relations.concurrent import ConcurrentMapper
     from stage2_relations.openai_http import OpenAIHttpModel
-    from stage2_relations.relate import LanguageModelMapper
 
     model = OpenAIHttpModel(
         filled.server,
@@ -182,8 +215,20 @@ def _server_mapper(task: Task, filled: Settings) -> RelationMapper:
         connections=filled.http_concurrency,
         plain=filled.server_plain,
     )
-    mapper = LanguageModelMapper(task, model, grounding=filled.grounding)
+    mapper = _answers_mapper(task, model, filled)
     return mapper if filled.http_concurrency == 1 else ConcurrentMapper(mapper, n_at_once=filled.http_concurrency)
+
+
+def _answers_mapper(task: Task, model: LanguageModel, filled: Settings) -> RelationMapper:
+    """One that lets the model write its answers, and reads again with the worked examples in other orders where that is wanted."""
+    from stage2_relations.relate import LanguageModelMapper
+    from stage2_relations.stability import StabilityMapper
+
+    first, *again = (
+        LanguageModelMapper(task, model, grounding=filled.grounding, examples_seed=seed)
+        for seed in (None, *range(1, filled.rereads + 1))
+    )
+    return StabilityMapper(first, again) if again else first
 
 
 def _encoder_reading(task: Task, report: Report, flags: EntityFlags | Unread | None) -> Reading | Unread:

@@ -17,10 +17,12 @@ from configs.yaml_lines import did_you_mean
 from pipeline.text_as_given import DEFAULT_MAX_REPORT_CHARS
 
 Read = Literal["generate", "score"]
-System = Literal["two-stage", "encoder", "llm", "rules", "published-rules"]
+System = Literal["two-stage", "encoders", "encoder", "llm", "rules", "published-rules"]
 SYSTEMS: tuple[str, ...] = get_args(System)
-SYSTEMS_WITH_ENCODER = ("two-stage", "encoder")
+SYSTEMS_WITH_ENCODER = ("two-stage", "encoders", "encoder")
 SYSTEMS_WITH_MODEL = ("two-stage", "llm")
+# Those that weigh what they read by the combine.json of an adapter folder.
+SYSTEMS_THAT_WEIGH = (*SYSTEMS_WITH_MODEL, "encoders")
 READS: tuple[str, ...] = get_args(Read)
 # Where a machine or a person decides and no record: neither in the fingerprint nor in run.json.
 PLACE_SETTINGS = {"threads", "gpu_layers", "server", "server_timeout_s", "http_concurrency"}
@@ -56,12 +58,15 @@ class Settings(BaseModel):
         no_adapter: Take none, not even the one that ships.
         read: How the model is asked: it writes an answer, or its scores of single letters are read. None means by scores with an
             adapter, and by answers without.
+        rereads: How many more times a model that writes its answers reads each report, each time with the worked examples in
+            another order: how often the readings agree goes into the confidences. Part of the fingerprint only where above 0.
         server: Address of an OpenAI-compatible server that runs the model; nothing else opens a connection. Not part of the
             fingerprint.
         server_model: The name that the server knows the model by. Part of the fingerprint, but the server alone knows its weights.
         server_plain: The server is sent standard fields alone, no grammar.
         server_timeout_s: For one answer; not part of the fingerprint.
         http_concurrency: Reports on their way to the server at once; not part of the fingerprint.
+        pairs: The pair encoder reads too, where there is one; off to measure what it is worth.
         grounding: Only values that the report mentions can be produced.
         max_report_chars: Longer reports are rejected, never cut.
         threads: For each stage; not part of the fingerprint.
@@ -77,11 +82,13 @@ class Settings(BaseModel):
     adapter: Path | None = None
     no_adapter: bool = False
     read: Read | None = None
+    rereads: int = Field(default=0, ge=0, le=9)
     server: str | None = None
     server_model: str | None = Field(default=None, min_length=1)
     server_plain: bool = False
     server_timeout_s: float = Field(default=120.0, gt=0)
     http_concurrency: int = Field(default=1, ge=1, le=256)
+    pairs: bool = True
     grounding: bool = True
     max_report_chars: int = Field(default=DEFAULT_MAX_REPORT_CHARS, ge=1)
     threads: int = Field(default=1, ge=1)
@@ -90,6 +97,11 @@ class Settings(BaseModel):
     def needs_encoder(self) -> bool:
         """Whether stage 1 runs."""
         return self.system in SYSTEMS_WITH_ENCODER
+
+    @property
+    def weighs(self) -> bool:
+        """Whether what is read is weighed by a combine.json; known when `with_files` has filled `read`."""
+        return self.system == "encoders" or self.read == "score"
 
     @property
     def needs_model(self) -> bool:
@@ -111,18 +123,27 @@ def settings(**values: Any) -> Settings:
     for name, given, systems in (
         ("encoder", checked.encoder, SYSTEMS_WITH_ENCODER),
         ("model", checked.model, SYSTEMS_WITH_MODEL),
-        ("adapter", checked.adapter, SYSTEMS_WITH_MODEL),
+        ("adapter", checked.adapter, SYSTEMS_THAT_WEIGH),
         ("read", checked.read, SYSTEMS_WITH_MODEL),
+        ("rereads", checked.rereads or None, SYSTEMS_WITH_MODEL),
         ("server", checked.server, SYSTEMS_WITH_MODEL),
     ):
         if given is not None and checked.system not in systems:
             raise SettingsError(f"system '{checked.system}' uses no {name}; --{name} goes with {' or '.join(systems)}")
+    if checked.system == "encoders" and not checked.pairs:
+        raise SettingsError("system 'encoders' reads relations with the pair encoder alone; --no-pairs goes with two-stage")
+    if not checked.pairs and (checked.system != "two-stage" or checked.server is not None or checked.read == "generate"):
+        raise SettingsError("--no-pairs goes with system two-stage and --read score: nothing else has a pair encoder read")
+    if checked.system == "encoders" and checked.no_adapter:
+        raise SettingsError("system 'encoders' uses no adapter but the weights beside one; --no-adapter goes with two-stage or llm")
     if checked.adapter is not None and checked.no_adapter:
         raise SettingsError("--adapter and --no-adapter exclude each other")
     if checked.adapter is not None and checked.read == "generate" and checked.adapter.is_dir():
         raise SettingsError(
             f"{checked.adapter}: is an adapter folder, trained to be read by scores; leave --read generate out, or --adapter"
         )
+    if checked.rereads and checked.read == "score":
+        raise SettingsError("--rereads goes with --read generate, not with --read score")
     _check_server(checked)
     return checked
 
@@ -153,10 +174,10 @@ def with_files(given: Settings) -> Settings:
     """The same settings with `encoder`, `model`, `adapter` and `read` filled in where the system needs them.
 
     Raises:
-        SettingsError: there are no weights for the task.
+        SettingsError: there are no weights for the task, or its prompts cannot be read again so many times.
         ModelFileError: the packaged model cannot be used (stage2_relations.model_file), or an adapter does not go with it.
     """
-    filled: dict[str, Path | str] = {}
+    filled: dict[str, Any] = {}
     if given.needs_encoder:
         folder = given.encoder
         if folder is None:
@@ -166,9 +187,47 @@ def with_files(given: Settings) -> Settings:
         if not folder.is_dir() or not any(folder.iterdir()):
             raise SettingsError(f"{folder}: holds no encoder weights for task '{given.task}'; 'radtag train finetune' writes them")
         filled["encoder"] = folder
+    if given.system == "encoders":
+        filled["adapter"] = _weighed_by(given, filled["encoder"])
     if given.needs_model:
         filled |= {"read": "generate"} if given.server is not None else _model_files(given)
+        _check_rereads(given, read=filled["read"])
     return given.model_copy(update=filled)
+
+
+def _weighed_by(given: Settings, encoder: Path) -> Path:
+    """The folder whose combine.json weighs the pair encoder in `encoder`."""
+    from stage1_encoder.pair_encoder import PAIRS_FILE, has_pairs
+    from stage2_relations.adapter_folder import default_adapter
+    from stage2_relations.combine import COMBINE_FILE
+
+    if not has_pairs(encoder):
+        raise SettingsError(f"{encoder}: holds no {PAIRS_FILE}, which system 'encoders' needs; 'radtag train pairs' writes it")
+    folder = given.adapter or default_adapter(load_task(given.task).name)
+    if folder is None or not (folder / COMBINE_FILE).is_file():
+        raise SettingsError(f"system 'encoders' needs --adapter FOLDER with {COMBINE_FILE}, which 'radtag train combine' writes")
+    return folder
+
+
+def _check_rereads(given: Settings, *, read: Path | str) -> None:
+    """A step that is asked in the same words again gives the same answer again, which would pass for agreement."""
+    if not given.rereads:
+        return
+    if read != "generate":
+        raise SettingsError(f"--rereads goes with --read generate; this model and adapter are read by --read {read}")
+    from stage2_relations.prompt import n_other_orders
+
+    task = load_task(given.task)
+    fewest = min(task.steps, key=n_other_orders)
+    most = n_other_orders(fewest)
+    if given.rereads <= most:
+        return
+    n_examples, what = len(fewest.prompt.examples), f"step '{fewest.name}' of task '{task.name}'"
+    if not most:
+        raise SettingsError(f"--rereads needs two worked examples or more to reorder; {what} has {n_examples}")
+    raise SettingsError(
+        f"--rereads {given.rereads} is more than {what} allows: {n_examples} worked examples; the largest is {most}"
+    )
 
 
 def _model_files(given: Settings) -> dict[str, Path | str]:
@@ -186,6 +245,21 @@ def _model_files(given: Settings) -> dict[str, Path | str]:
         check_adapter(adapter, model=model, task_name=task_name)
         found["adapter"] = adapter
     return found
+
+
+def uses_pairs(filled: Settings) -> bool:
+    """Whether the encoder's folder holds a pair encoder and stage 2 has weights for one. `filled` comes from `with_files`.
+
+    Raises:
+        CombineError: a combine.json that cannot be read.
+    """
+    if filled.encoder is None or not filled.weighs or filled.adapter is None or not filled.pairs:
+        return False
+    from stage1_encoder.pair_encoder import has_pairs
+    from stage2_relations.combine import COMBINE_FILE, fitted_with
+
+    path = filled.adapter / COMBINE_FILE
+    return has_pairs(filled.encoder) and path.is_file() and fitted_with(path).pairs is not None
 
 
 def provenance_parts(filled: Settings) -> dict[str, str]:
@@ -206,6 +280,15 @@ def provenance_parts(filled: Settings) -> dict[str, str]:
         parts["encoder_libraries"] = _versions("onnxruntime", "tokenizers", "kiwipiepy")
     if filled.needs_model:
         parts |= _model_parts(filled)
+    if filled.system == "encoders" and filled.adapter is not None:
+        from stage2_relations.combine import COMBINE_FILE
+
+        parts["combination"] = files_hash(filled.adapter, [filled.adapter / COMBINE_FILE])
+        parts["grounding"] = "on" if filled.grounding else "off"
+    if uses_pairs(filled) and filled.encoder is not None:
+        from stage1_encoder.pair_encoder import pairs_hash
+
+        parts["pairs"] = pairs_hash(filled.encoder) or ""
     return parts
 
 
@@ -213,6 +296,8 @@ def _model_parts(filled: Settings) -> dict[str, str]:
     parts = {"grounding": "on" if filled.grounding else "off"}
     if filled.read is not None:
         parts["read"] = filled.read
+    if filled.rereads:
+        parts["rereads"] = str(filled.rereads)
     if filled.server is not None and filled.server_model is not None:
         parts["server_model"] = filled.server_model
         parts["server_fields"] = "plain" if filled.server_plain else "all"

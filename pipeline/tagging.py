@@ -207,17 +207,26 @@ def _without_effect(request: TagRequest, filled: Settings) -> Iterator[str]:
 
 def _other_encoder(filled: Settings) -> Iterator[str]:
     """A combination is allowed with an encoder that it was not fitted with: a hospital may use its own."""
-    if filled.encoder is None or filled.adapter is None or filled.read != "score":
+    if filled.encoder is None or filled.adapter is None or not filled.weighs:
         return
     from stage1_encoder.encoder import weights_hash
+    from stage1_encoder.pair_encoder import pairs_hash
     from stage2_relations.combine import COMBINE_FILE, fitted_with
 
     path = filled.adapter / COMBINE_FILE
-    if path.is_file() and (known := fitted_with(path).encoder) != (found := weights_hash(filled.encoder)):
-        yield (
-            f"{path}: was fitted with encoder {known[:12]}, and {filled.encoder} is {found[:12]}: probabilities may be off; "
-            "'radtag train combine' fits it again"
-        )
+    if not path.is_file():
+        return
+    fitted, again = fitted_with(path), "'radtag train combine' fits it again"
+    if fitted.encoder != (found := weights_hash(filled.encoder)):
+        was_is = f"was fitted with encoder {fitted.encoder[:12]}, and {filled.encoder} is {found[:12]}"
+        yield f"{path}: {was_is}: probabilities may be off; {again}"
+    if not filled.pairs or fitted.pairs == (pairs := pairs_hash(filled.encoder)):
+        return
+    if fitted.pairs is not None and pairs is not None:
+        yield f"{path}: was fitted with another pair encoder than that in {filled.encoder}: probabilities may be off; {again}"
+        return
+    was, has = ("without a", "holds one") if fitted.pairs is None else ("with a", "has none")
+    yield f"{path}: was fitted {was} pair encoder, and {filled.encoder} {has}: none reads; {again}"
 
 
 def _offloads() -> bool:

@@ -150,16 +150,16 @@ class Encoder:
 
 
 def run_window(
-    session: onnxruntime.InferenceSession, window: MarkedWindow, n_keys: int
+    session: onnxruntime.InferenceSession, window: MarkedWindow, n_marks: int
 ) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """The logits [keys] of one window."""
-    inputs = {"token_ids": np.array([window.ids], dtype=np.int64), "marks": mark_matrix(window, n_keys)[None]}
+    inputs = {"token_ids": np.array([window.ids], dtype=np.int64), "marks": mark_matrix(window, n_marks)[None]}
     row: np.ndarray[tuple[int], np.dtype[np.float32]] = session.run(None, inputs)[0][0]
     return row
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread of the processor. Raises EncoderError when the file is damaged."""
+def open_session(path: Path, *, made_by: str = "finetune") -> onnxruntime.InferenceSession:
+    """A session on one thread of the processor. Raises EncoderError, with `radtag train MADE_BY`, when the file is damaged."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -168,5 +168,5 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated classes for a damaged file
         raise EncoderError(
-            f"{path}: is damaged or no ONNX model: {type(error).__name__}; `radtag train finetune CONFIG.yaml` makes it anew"
+            f"{path}: is damaged or no ONNX model: {type(error).__name__}; `radtag train {made_by} CONFIG.yaml` makes it anew"
         ) from None

@@ -19,7 +19,10 @@ from stage1_encoder.tokenizer import ReportTokenizer
 
 @dataclass(frozen=True, slots=True)
 class MarkedWindow:
-    """Token ids, `[CLS]` and `[SEP]` included; `marks` are (position in `ids`, index of the key in the task), sorted."""
+    """Token ids, `[CLS]` and `[SEP]` included; `marks` are (position in `ids`, column), sorted.
+
+    A flag encoder's columns are the keys of the task, in its order; those of a pair encoder are in pairs.PairColumns.
+    """
 
     ids: tuple[int, ...]
     marks: tuple[tuple[int, int], ...]
@@ -58,9 +61,9 @@ class WindowCut:
         return sorted(marked)
 
 
-def mark_matrix(window: MarkedWindow, n_keys: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """[tokens, keys], 1 where a token is marked with a key, else 0."""
-    matrix = np.zeros((len(window.ids), n_keys), dtype=np.float32)
-    for position, key in window.marks:
-        matrix[position, key] = 1.0
+def mark_matrix(window: MarkedWindow, n_marks: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[tokens, marks], 1 where a token has a mark, else 0."""
+    matrix = np.zeros((len(window.ids), n_marks), dtype=np.float32)
+    for position, mark in window.marks:
+        matrix[position, mark] = 1.0
     return matrix

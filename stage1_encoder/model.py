@@ -94,15 +94,17 @@ class KeyAttention(nn.Module):
 
 
 class KeyFlagModel(nn.Module):
-    """Token ids [windows, tokens] and marks [windows, tokens, keys] (0 or 1, float) to logits [windows, keys].
+    """Token ids [windows, tokens] and marks [windows, tokens, marks] (0 or 1, float) to logits [windows, keys].
 
-    `mask` is True on tokens, False on padding; None means no padding.
+    The first marks are those of the keys; further ones (`n_marks` above `n_keys`) are read by the body alone. `mask` is True on
+    tokens, False on padding; None means no padding.
     """
 
-    def __init__(self, shape: EncoderShape, *, vocabulary_size: int, pad_id: int, n_keys: int) -> None:
+    def __init__(self, shape: EncoderShape, *, vocabulary_size: int, pad_id: int, n_keys: int, n_marks: int | None = None) -> None:
         super().__init__()
         self.body = bert_body(shape, vocabulary_size=vocabulary_size, pad_id=pad_id)
-        self.mark_embeddings = nn.Parameter(torch.zeros(n_keys, shape.width))
+        self.n_keys = n_keys
+        self.mark_embeddings = nn.Parameter(torch.zeros(n_marks or n_keys, shape.width))
         self.shared_mark_embedding = nn.Parameter(torch.zeros(shape.width))
         self.head_dropout = nn.Dropout(shape.dropout)
         self.head = KeyAttention(shape.width, n_keys)
@@ -111,7 +113,7 @@ class KeyFlagModel(nn.Module):
         words = self.body.embeddings.word_embeddings(token_ids)
         named = torch.matmul(marks, self.mark_embeddings) + marks.amax(dim=-1, keepdim=True) * self.shared_mark_embedding
         hidden = self.body(inputs_embeds=words + named, attention_mask=mask).last_hidden_state
-        logits: Tensor = self.head(self.head_dropout(hidden), marks, mask)
+        logits: Tensor = self.head(self.head_dropout(hidden), marks[..., : self.n_keys], mask)
         return logits
 
 

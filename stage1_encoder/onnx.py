@@ -49,8 +49,8 @@ def read_back(path: Path) -> KeyFlagModel:
     n_tokens, width = found["positions"].shape
     wide = found["layer0/wide/bias"].shape[0]
     shape = EncoderShape(n_layers, width, heads, wide, n_tokens, 0.0)
-    n_keys = found["head/bias"].shape[0]
-    model = KeyFlagModel(shape, vocabulary_size=found["words"].shape[0], pad_id=0, n_keys=n_keys).eval()
+    n_keys, n_marks = found["head/bias"].shape[0], found["marks/own"].shape[0]
+    model = KeyFlagModel(shape, vocabulary_size=found["words"].shape[0], pad_id=0, n_keys=n_keys, n_marks=n_marks).eval()
     state = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
     state |= {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
     state["body.embeddings.word_embeddings.weight"] = found["words"].float() * found["words/scales"]
@@ -87,15 +87,15 @@ def _put_dense(state: dict[str, torch.Tensor], names: Sequence[str], found: Mapp
 def torch_logits(model: KeyFlagModel, windows: Sequence[MarkedWindow]) -> FloatArray:
     """Logits [windows, keys] of the torch model, one window at a time in float32."""
     model = model.eval().float()
-    n_keys = model.mark_embeddings.shape[0]
+    n_marks = model.mark_embeddings.shape[0]
     with torch.inference_mode():
         rows = [
-            model(torch.tensor([window.ids]), torch.from_numpy(mark_matrix(window, n_keys))[None]).numpy() for window in windows
+            model(torch.tensor([window.ids]), torch.from_numpy(mark_matrix(window, n_marks))[None]).numpy() for window in windows
         ]
     return np.concatenate(rows)
 
 
-def onnx_logits(path: Path, windows: Sequence[MarkedWindow], *, n_keys: int) -> FloatArray:
+def onnx_logits(path: Path, windows: Sequence[MarkedWindow], *, n_marks: int) -> FloatArray:
     """Logits [windows, keys] of an exported model."""
     session = open_session(path)
-    return np.stack([run_window(session, window, n_keys) for window in windows])
+    return np.stack([run_window(session, window, n_marks) for window in windows])

@@ -25,7 +25,7 @@ Inputs = Mapping[nn.Module, LayerInputs]
 
 
 def encoder_graph(model: KeyFlagModel, inputs: Inputs | None) -> onnx.ModelProto:
-    """`token_ids` [1, tokens] (int64) and `marks` [1, tokens, keys] (float32, 0 or 1) to `logits` [1, keys].
+    """`token_ids` [1, tokens] (int64) and `marks` [1, tokens, marks] (float32, 0 or 1) to `logits` [1, keys].
 
     Args:
         inputs: What the body's dense layers are given, of `layer_inputs`; they and the tables are then int8. None means float32.
@@ -46,8 +46,9 @@ def encoder_graph(model: KeyFlagModel, inputs: Inputs | None) -> onnx.ModelProto
         wide = graph.add("Gelu", _dense(graph, hidden, [layer.intermediate.dense], inputs, f"{place}/wide"), domain=FUSED)
         output = _dense(graph, wide, [layer.output.dense], inputs, f"{place}/narrow")
         hidden = _norm(graph, graph.add("Add", output, hidden), layer.output.LayerNorm, f"{place}/narrow/norm")
-    n_keys = model.mark_embeddings.shape[0]
-    return graph.model(logits=_head(graph, hidden, model.head), n_keys=n_keys)
+    n_marks = model.mark_embeddings.shape[0]
+    marks = "marks" if n_marks == model.n_keys else graph.first("marks", model.n_keys, axis=2)
+    return graph.model(logits=_head(graph, hidden, marks, model.head), n_keys=model.n_keys, n_marks=n_marks)
 
 
 class _Graph:
@@ -73,14 +74,19 @@ class _Graph:
         self._nodes.append(helper.make_node("Split", [whole], outputs, axis=2, num_outputs=3))
         return outputs
 
-    def model(self, *, logits: str, n_keys: int) -> onnx.ModelProto:
+    def first(self, whole: str, n_first: int, *, axis: int) -> str:
+        """The first elements along an axis."""
+        zero, end, along = (self.constant([number], np.int64) for number in (0, n_first, axis))
+        return self.add("Slice", whole, zero, end, along)
+
+    def model(self, *, logits: str, n_keys: int, n_marks: int) -> onnx.ModelProto:
         nodes = [*self._nodes, helper.make_node("Identity", [logits], ["logits"])]
         graph = helper.make_graph(
             nodes,
             "encoder",
             [
                 helper.make_tensor_value_info("token_ids", TensorProto.INT64, [1, "tokens"]),
-                helper.make_tensor_value_info("marks", TensorProto.FLOAT, [1, "tokens", n_keys]),
+                helper.make_tensor_value_info("marks", TensorProto.FLOAT, [1, "tokens", n_marks]),
             ],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, n_keys])],
             self._constants,
@@ -146,7 +152,7 @@ def _dense(graph: _Graph, given: str, layers: Sequence[nn.Linear], inputs: Input
     )
 
 
-def _head(graph: _Graph, hidden: str, head: KeyAttention) -> str:
+def _head(graph: _Graph, hidden: str, marks: str, head: KeyAttention) -> str:
     """`KeyAttention` on one window: the weighted mean of the tokens' own logits is the logit of their weighted mean."""
     vectors = [
         _numbers(own + shared)
@@ -160,15 +166,15 @@ def _head(graph: _Graph, hidden: str, head: KeyAttention) -> str:
         graph.add("MatMul", hidden, graph.constant(np.concatenate(vectors).T, name="head/vectors"))
     )
     tokens = graph.constant([1], np.int64)
-    pulled = graph.add("Add", scores, graph.add("Mul", "marks", graph.constant(_numbers(head.mark_pull), name="head/mark_pull")))
+    pulled = graph.add("Add", scores, graph.add("Mul", marks, graph.constant(_numbers(head.mark_pull), name="head/mark_pull")))
     attended = graph.add("Mul", graph.add("Softmax", pulled, axis=1), logits)
     by_attention = graph.add(
         "Add", graph.add("ReduceSum", attended, tokens, keepdims=0), graph.constant(_numbers(head.bias), name="head/bias")
     )
-    unmarked = graph.add("Mul", graph.add("Sub", "marks", graph.constant(1.0)), graph.constant(UNMARKED))
+    unmarked = graph.add("Mul", graph.add("Sub", marks, graph.constant(1.0)), graph.constant(UNMARKED))
     asserted = graph.add(
         "Add", graph.add("Add", mentions, graph.constant(_numbers(head.mention_bias), name="head/mention_bias")), unmarked
     )
     any_asserted = graph.add("ReduceLogSumExp", asserted, tokens, keepdims=0)
-    any_marked = graph.add("ReduceMax", "marks", tokens, keepdims=0)
+    any_marked = graph.add("ReduceMax", marks, tokens, keepdims=0)
     return graph.add("Add", by_attention, graph.add("Mul", any_asserted, any_marked))

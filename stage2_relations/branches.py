@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from configs.contracts import Span
+from configs.loose import loose_value_mentions
 from configs.mentions import Mention, entity_mentions, value_mentions
 from configs.schema import ConfigError, Task
 from stage2_relations.prompt import REPORT_END, REPORT_START, quoted_report
@@ -48,7 +49,8 @@ class Question:
     """The texts of one question: the trunk, and a branch for each subject asked, in their order.
 
     Attributes:
-        values: What each branch shows, as the values that its sentences mention; None where it reads the whole report.
+        values: What each branch shows, as the values that its sentences mention or may tell in loose words; None where it reads the
+            whole report.
     """
 
     trunk: str
@@ -108,7 +110,9 @@ class BranchPrompt:
         return Question(
             f"{whole}### {self._heading}: {labels}\n### Output:",
             tuple(self._branch_text(key, excerpt) for key, excerpt in zip(asked, excerpts, strict=True)),
-            tuple(frozenset().union(*(shown.values[i] for i in indexes)) if indexes else None for indexes in chosen),
+            tuple(
+                frozenset().union(*(shown.values[i] | shown.loose[i] for i in indexes)) if indexes else None for indexes in chosen
+            ),
         )
 
     def _branch_text(self, key: str, excerpt: str) -> str:
@@ -149,6 +153,7 @@ class _Shown:
     sentences: Sequence[Span]
     entities: Sequence[frozenset[str]]
     values: Sequence[frozenset[str]]
+    loose: Sequence[frozenset[str]]
     glosses: Mapping[int, str]
 
     @classmethod
@@ -165,6 +170,7 @@ class _Shown:
             spans,
             _names_by_sentence(entities, spans),
             _names_by_sentence(values, spans),
+            _names_by_sentence(loose_value_mentions(task, text), spans),
             {end: f" ({', '.join(labels)})" for end, labels in glosses.items()},
         )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from configs.contracts import Reading, Relation, Span
+from configs.loose import loose_value_mentions
 from configs.schema import Step, Task
 from stage2_relations.assertion import AssertedMention, ReportMentions, read_mentions
 from stage2_relations.rules import CarefulRules
@@ -46,17 +48,28 @@ class EvidenceReader:
     def read(self, text: str) -> Evidence:
         """The evidence in one report."""
         mentions = read_mentions(self._task, text)
-        return Evidence(self._task, text, mentions, self._rules.read(text, mentions))
+        return Evidence(self._task, text, mentions, self._rules.read(text, mentions), self._loose(text, mentions))
+
+    def _loose(self, text: str, mentions: ReportMentions) -> tuple[AssertedMention, ...]:
+        starts = [span.start for span in mentions.sentences]
+        return tuple(
+            AssertedMention(mention.name, mention.span, max(bisect_right(starts, mention.span.start) - 1, 0), "present")
+            for mention in loose_value_mentions(self._task, text)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What one report mentions and asserts, and what CarefulRules read from it."""
+    """What one report mentions and asserts, and what CarefulRules read from it.
+
+    `loose` are wordings and compared sizes that may tell a value, whatever else the report says: a value may be asked for them.
+    """
 
     task: Task
     text: str
     mentions: ReportMentions
     rules: Reading
+    loose: tuple[AssertedMention, ...] = ()
 
     def asserted_spans(self, key: str) -> tuple[Span, ...]:
         """The asserted mentions of an entity, in text order; empty where the keywords do not know the report's wording."""
@@ -109,44 +122,47 @@ class Evidence:
         own = [r for r in self.rules.relations if r.subject == subject and r.value in allowed]
         return [r.value for r in own if r.value_span is not None and _within(r.value_span, window)]
 
-    def relation_spans(self, subject: str, value: str) -> tuple[Span | None, Span | None]:
+    def relation_spans(self, subject: str, value: str, *, loose: bool = False) -> tuple[Span | None, Span | None]:
         """The asserted mention of the subject nearest to a mention of the value, and that mention.
 
         Where the rules link the two, their spans. Else a pair in one sentence comes before any across sentences, then the fewest
         sentences apart, then characters, then the earlier subject. A value without a mention of its own takes one of a composite
-        that holds it, or of its parts; an implied one takes the subject's. (None, span): the keywords do not know the subject's
-        wording. (…, None): the value is nowhere.
+        that holds it, or of its parts, or with `loose` the nearest wording that may tell it; an implied one takes the subject's.
+        (None, span): the keywords do not know the subject's wording. (…, None): the value is nowhere.
         """
         for relation in self.rules.relations:
             if (relation.subject, relation.value) == (subject, value) and relation.subject_span and relation.value_span:
                 return relation.subject_span, relation.value_span
         subjects = _asserted(self.mentions.entities, subject)
-        values = self._value_mentions(value)
+        values = self._value_mentions(value, loose=loose)
         if not values or (value in implied_values(self.task, subject) and subjects):
             first = next(iter(self.asserted_spans(subject)), None)
             return (first, first) if value in implied_values(self.task, subject) else (first, None)
         if not subjects:
             return next(iter(self.asserted_spans(subject)), None), values[0].span
-        nearest = min(((s, v) for s in subjects for v in values), key=lambda pair: _distance(*pair))
-        return nearest[0].span, nearest[1].span
+        subject_mention, value_mention = _nearest(subjects, values)
+        return subject_mention.span, value_mention.span
 
-    def grounded(self, relations: Iterable[Relation], *, drop: bool) -> list[Relation]:
-        """The relations with their spans; `drop` leaves out those whose value the text does not mention (implied values stay)."""
+    def grounded(self, relations: Iterable[Relation], *, drop: bool, loose: bool = False) -> list[Relation]:
+        """The relations with their spans; `drop` leaves out those whose value the text does not mention (implied values stay).
+
+        `loose`: a wording that may tell the value will do, for one that was asked about and answered.
+        """
         kept = []
         for relation in relations:
-            subject_span, value_span = self.relation_spans(relation.subject, relation.value)
+            subject_span, value_span = self.relation_spans(relation.subject, relation.value, loose=loose)
             if not drop or value_span is not None or relation.value in implied_values(self.task, relation.subject):
                 kept.append(Relation(relation.subject, relation.value, relation.confidence, subject_span, value_span))
         return kept
 
-    def _value_mentions(self, value: str) -> list[AssertedMention]:
+    def _value_mentions(self, value: str, *, loose: bool) -> list[AssertedMention]:
         values = self.task.values
         related = [(value,), tuple(name for name, item in values.items() if value in item.parts), values[value].parts]
         for names in related:
             found = [m for m in self.mentions.values if m.name in names and m.assertion == "present"]
             if found:
                 return found
-        return []
+        return [mention for mention in self.loose if mention.name == value] if loose else []
 
 
 def implied_values(task: Task, subject: str) -> tuple[str, ...]:
@@ -157,6 +173,17 @@ def implied_values(task: Task, subject: str) -> tuple[str, ...]:
 
 def _asserted(mentions: Sequence[AssertedMention], name: str) -> list[AssertedMention]:
     return [mention for mention in mentions if mention.name == name and mention.assertion == "present"]
+
+
+def _nearest(subjects: Sequence[AssertedMention], values: Sequence[AssertedMention]) -> tuple[AssertedMention, AssertedMention]:
+    """The pair of least `_distance`; both are in text order, so only the values on both sides of a subject can be nearest."""
+    starts = [mention.span.start for mention in values]
+    pairs = []
+    for subject in subjects:
+        place = bisect_right(starts, subject.span.start)
+        # Mentions may overlap and share sentences: two to each side are enough for the nearest of either kind.
+        pairs += [(subject, value) for value in values[max(0, place - 2) : place + 2]]
+    return min(pairs, key=lambda pair: _distance(*pair))
 
 
 def _names(mentions: Iterable[AssertedMention]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from configs.contracts import ChatPrompt
 from configs.schema import ConfigError, Example, Step, Task
 from stage2_relations.grammar import NOT_PRESENT, NOT_STATED, PRESENT, AnswerLine
 
-__all__ = ["StepPrompt", "quoted_report"]
+__all__ = ["StepPrompt", "n_other_orders", "quoted_report"]
 
 REPORT_START, REPORT_END = "<report>", "</report>"
 _SAME_LINE = re.compile(r"\s+")
@@ -46,14 +48,32 @@ def _visible(character: str) -> str:
             return character
 
 
+def n_other_orders(step: Step) -> int:
+    """How many orders the worked examples of a step have besides that of the file: 0 for one example, 1 for two, 5 for three."""
+    return math.factorial(len(step.prompt.examples)) - 1
+
+
 class StepPrompt:
     """The prompt of one step of a task: a prefix equal for every report, and a body for each."""
 
-    def __init__(self, task: Task, step: Step) -> None:
-        """Raises ConfigError where a label could be taken for another part of an answer."""
+    def __init__(self, task: Task, step: Step, *, examples_seed: int | None = None) -> None:
+        """Checks the labels and puts the worked examples in order.
+
+        Args:
+            task: The task that the step belongs to.
+            step: What is asked.
+            examples_seed: None keeps the worked examples in the order of the file. 1, 2, … give others, by seed and step name
+                alone: never that of the file, and each a new one up to `n_other_orders(step)`, after which they repeat.
+
+        Raises:
+            ConfigError: a label could be taken for another part of an answer.
+        """
         _check_labels(task, step)
         self._task = task
         self._step = step
+        self._examples = step.prompt.examples
+        if examples_seed is not None and n_other_orders(step):
+            self._examples = tuple(step.prompt.examples[index] for index in _other_order(step, examples_seed))
         self.prefix = self._prefix()
 
     def chat(self, report_text: str, lines: Sequence[AnswerLine]) -> ChatPrompt:
@@ -62,7 +82,7 @@ class StepPrompt:
 
     def _prefix(self) -> str:
         parts = [self._step.prompt.instruction, self._template()]
-        for example in self._step.prompt.examples:
+        for example in self._examples:
             named = [s for s in self._step.subjects if s in example.hints or s in example.answer]
             question = self._question(example.report, [self._task.label(subject) for subject in named])
             answer = "\n".join(f"{self._task.label(subject)}: {self._answer(example, subject)}" for subject in named)
@@ -91,6 +111,26 @@ class StepPrompt:
         if self._step.kind == "presence":
             return PRESENT
         return ", ".join(self._task.label(value) for value in values) or NOT_STATED
+
+
+def _other_order(step: Step, seed: int) -> tuple[int, ...]:
+    """The seed-th of the orders drawn for the step, none twice. By hash: `random` may shuffle otherwise in another Python."""
+    drawn = [tuple(range(len(step.prompt.examples)))]
+    n_wanted = 1 + (seed - 1) % n_other_orders(step)
+    draw = 0
+    while len(drawn) <= n_wanted:
+        draw += 1
+        order = _drawn_order(step, draw)
+        if order not in drawn:
+            drawn.append(order)
+    return drawn[-1]
+
+
+def _drawn_order(step: Step, draw: int) -> tuple[int, ...]:
+    def rank(index: int) -> bytes:
+        return hashlib.sha256(f"{step.name} {draw} {index}".encode()).digest()
+
+    return tuple(sorted(range(len(step.prompt.examples)), key=rank))
 
 
 def _check_labels(task: Task, step: Step) -> None:

@@ -16,7 +16,7 @@ from stage2_relations.parse import AnswerError, parse_answer
 from stage2_relations.prompt import StepPrompt
 from stage2_relations.windows import report_windows
 
-__all__ = ["LanguageModelMapper", "RejectPolicy"]
+__all__ = ["Asked", "LanguageModelMapper", "RejectPolicy"]
 
 RejectPolicy = Literal["unasserted", "undecided", "any", "never"]
 """Which flagged subjects may turn out not present.
@@ -28,12 +28,30 @@ With every present key hinted and none decided, the raw default model keeps 6 of
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What other answers of the model could have changed in a reading; text, rules and stage 1 settled the rest.
+
+    Attributes:
+        keys: Those whose presence was asked, of themselves or of their groups.
+        relations: (subject, value) that was offered and could have been left out; every relation of `keys` is open besides.
+    """
+
+    keys: frozenset[str]
+    relations: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a step found of a subject: the probability of presence, and its values with theirs (None: the model did not choose)."""
+    """What a step found of a subject: the probability of presence, and its values with theirs (None: the model did not choose).
+
+    `may_be_absent` and `optional_values` are what the model could have answered otherwise.
+    """
 
     present: bool
     presence: float | None
     values: Mapping[str, float | None]
+    may_be_absent: bool = False
+    optional_values: frozenset[str] = frozenset()
 
 
 class LanguageModelMapper:
@@ -52,6 +70,7 @@ class LanguageModelMapper:
         reject: RejectPolicy = "unasserted",
         linking: Linking = "rules",
         sure: float = 1.0,
+        examples_seed: int | None = None,
     ) -> None:
         """Checks the task's labels.
 
@@ -64,6 +83,7 @@ class LanguageModelMapper:
             linking: With grounding, what the text itself decides about values before the model is asked (see ground.Linking).
             sure: Stage-1 probability from which a subject that the text never names is kept; 1.0 keeps none. On 800 CT-RATE reports
                 keeping those from 0.97 cost 1.1 points of key micro F1 (90.9 against 92.0), from 0.99 0.4.
+            examples_seed: Another order of the prompts' worked examples (see prompt.StepPrompt).
 
         Raises:
             ConfigError: a label that could be taken for another part of an answer.
@@ -75,7 +95,7 @@ class LanguageModelMapper:
         self._sure = sure
         self._linking: Linking = linking
         self._evidence = EvidenceReader(task)
-        self._prompts = {step.name: StepPrompt(task, step) for step in task.steps}
+        self._prompts = {step.name: StepPrompt(task, step, examples_seed=examples_seed) for step in task.steps}
 
     @property
     def token_counts(self) -> Mapping[str, int]:
@@ -85,9 +105,14 @@ class LanguageModelMapper:
 
     def relate(self, reports: Sequence[Report], flags: Sequence[EntityFlags | None]) -> list[Reading | Unread]:
         """One result a report; a report whose answers cannot be had or read is Unread, and the others go on."""
+        read = self.relate_asked(reports, flags)
+        return [result if isinstance(result, Unread) else result[0] for result in read]
+
+    def relate_asked(self, reports: Sequence[Report], flags: Sequence[EntityFlags | None]) -> list[tuple[Reading, Asked] | Unread]:
+        """As `relate`, and what of each reading was the model's to say."""
         return [self._relate_one(report, flag) for report, flag in zip(reports, flags, strict=True)]
 
-    def _relate_one(self, report: Report, flags: EntityFlags | None) -> Reading | Unread:
+    def _relate_one(self, report: Report, flags: EntityFlags | None) -> tuple[Reading, Asked] | Unread:
         evidence = self._evidence.read(report.text)
         found: dict[str, dict[str, _Answer]] = {}
         for step in self._task.steps:
@@ -99,7 +124,7 @@ class LanguageModelMapper:
             except (LanguageModelError, AnswerError) as error:
                 return Unread(f"step '{step.name}': {error}")
             found[step.name] = answers | {line.subject: _Answer(False, None, {}) for line in dismissed}
-        return self._reading(evidence, flags, found)
+        return self._reading(evidence, flags, found), self._asked(evidence, flags, found)
 
     def _lines(
         self, step: Step, evidence: Evidence, flags: EntityFlags | None, found: Mapping[str, Mapping[str, _Answer]]
@@ -166,13 +191,14 @@ class LanguageModelMapper:
             return answers
         prompt = self._prompts[step.name].chat(shown, asked)
         completion = self._model.complete(prompt, grammar=answer_grammar(asked), max_tokens=longest_answer_bytes(asked))
-        for answered in parse_answer(completion, asked):
-            required = next(line.required for line in asked if line.subject == answered.subject)
+        for answered, line in zip(parse_answer(completion, asked), asked, strict=True):
             values = {
-                value.key: None if value.key in required else span_probability(completion, value.start, value.end)
+                value.key: None if value.key in line.required else span_probability(completion, value.start, value.end)
                 for value in answered.values
             }
-            answers[answered.subject] = _Answer(answered.present, presence_probability(completion, answered), values)
+            optional = frozenset(value for value, _ in line.values) - line.required
+            presence = presence_probability(completion, answered)
+            answers[line.subject] = _Answer(answered.present, presence, values, line.rejectable, optional)
         return answers
 
     def _is_elsewhere(self, line: AnswerLine, evidence: Evidence, window: Span) -> bool:
@@ -226,6 +252,20 @@ class LanguageModelMapper:
         kept = evidence.grounded(relations.values(), drop=self._grounding)
         return Reading(tuple(findings), tuple(kept))
 
+    def _asked(self, evidence: Evidence, flags: EntityFlags | None, found: Mapping[str, Mapping[str, _Answer]]) -> Asked:
+        keys = frozenset(key for key in self._task.keys if self._presence_is_asked(key, evidence, flags, found))
+        answers = ((subject, answer) for step_answers in found.values() for subject, answer in step_answers.items())
+        return Asked(keys, frozenset((subject, value) for subject, answer in answers for value in answer.optional_values))
+
+    def _presence_is_asked(
+        self, key: str, evidence: Evidence, flags: EntityFlags | None, found: Mapping[str, Mapping[str, _Answer]]
+    ) -> bool:
+        """Not where the key could never have been found present, whatever was answered about its group."""
+        own = [answers[key] for answers in found.values() if key in answers]
+        if not any(answer.may_be_absent for answer in (*own, *self._of_groups(key, found))):
+            return False
+        return bool(self._flagged(key, flags)) and (not self._grounding or evidence.asserts((key,)))
+
     def _of_groups(self, key: str, found: Mapping[str, Mapping[str, _Answer]]) -> list[_Answer]:
         """What was found of the groups of a key that was not asked itself: it is as likely as they are at most."""
         groups = [group for group, members in self._task.groups.items() if key in members]
@@ -258,7 +298,9 @@ def _united(answers: Sequence[_Answer]) -> _Answer:
     for answer in present:
         for value, probability in answer.values.items():
             values[value] = _surest([values.get(value), probability])
-    return _Answer(present[0].present, _surest([answer.presence for answer in present]), values)
+    optional = frozenset(value for answer in answers for value in answer.optional_values)
+    may_be_absent = any(answer.may_be_absent for answer in answers)
+    return _Answer(present[0].present, _surest([answer.presence for answer in present]), values, may_be_absent, optional)
 
 
 def _surest(probabilities: Iterable[float | None]) -> float | None:

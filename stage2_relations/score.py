@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from configs.contracts import EntityFinding, EntityFlags, Reading, Relation, Report, Unread
+from configs.contracts import EntityFinding, EntityFlags, Reading, Relation, Report, SubjectReader, Unread
 from configs.schema import Task
 from stage2_relations.branches import ABSENT, BranchModel, BranchPrompt, BranchTokenCounter, Question
 from stage2_relations.combine import LARGEST_LOG_ODDS, Combination, bounded_log_odds, log_odds
@@ -26,36 +26,54 @@ THRESHOLD = 0.5
 class ReportScores:
     """What the model says of one report: log-odds of presence for every subject asked, and of each value it was offered.
 
-    `hidden`: the values that no branch of a subject shows; their log-odds say nothing.
+    `hidden`: the values that no branch of a subject shows; their log-odds say nothing. `pairs`: the log-odds of the pair
+    encoder by subject; empty where there is none.
     """
 
     presence: Mapping[str, float]
     values: Mapping[str, Mapping[str, float]]
     hidden: Mapping[str, Collection[str]]
+    pairs: Mapping[str, Mapping[str, float]]
 
 
 class BranchMapper:
-    """A RelationMapper over a BranchModel and the weights that combine it with stage 1 and the rules.
+    """A RelationMapper over a BranchModel, a pair encoder or both, and the weights that combine them with stage 1 and the rules.
 
     With flags the subjects asked are those that stage 1 hints or decides, and those that the rules find asserted though stage 1
     missed them. Without flags they are all that the text names. Those that no answer could make present are not asked.
     """
 
-    def __init__(self, task: Task, model: BranchModel, combination: Combination, *, grounding: bool = True) -> None:
+    def __init__(
+        self,
+        task: Task,
+        model: BranchModel | None,
+        combination: Combination,
+        *,
+        pairs: SubjectReader | None = None,
+        grounding: bool = True,
+    ) -> None:
         """`grounding` offers only values that the report mentions; without it every value of the subject is offered.
+
+        `model` and `pairs` are those that the combination's weights are for; None goes with weights for the other alone.
 
         Raises:
             ConfigError: a subject can have more values than there are letters.
         """
         self._task, self._model, self._combination, self._grounding = task, model, combination, grounding
+        self._pairs = pairs
         self._evidence = EvidenceReader(task)
         self._prompt = BranchPrompt(task)
 
     @property
+    def has_pairs(self) -> bool:
+        """Whether a pair encoder reads too."""
+        return self._pairs is not None
+
+    @property
     def token_counts(self) -> Mapping[str, int]:
-        """Those of the model; empty where it counts none."""
-        counts: Mapping[str, int] = getattr(self._model, "token_counts", {})
-        return counts
+        """Those of the model and of the pair encoder; a part that counts none is left out."""
+        parts: list[Mapping[str, int]] = [getattr(part, "token_counts", {}) for part in (self._model, self._pairs)]
+        return {name: count for part in parts for name, count in part.items()}
 
     def relate(self, reports: Sequence[Report], flags: Sequence[EntityFlags | None]) -> list[Reading | Unread]:
         """One result a report; a report that the model cannot read is Unread, and the others go on."""
@@ -73,20 +91,24 @@ class BranchMapper:
         evidence = self._evidence.read(text)
         asked = tuple(key for key in self._candidates(evidence, flags) if self._can_be_present(key, evidence, flags))
         if not asked:
-            return evidence, ReportScores({}, {}, {})
+            return evidence, ReportScores({}, {}, {}, {})
+        pairs = {} if self._pairs is None else self._pairs.read(text, asked)
         hinted = () if flags is None else tuple(key for key in self._task.keys if key in flags.hinted)
+        if self._model is None:
+            unread = {key: dict.fromkeys(self._offered(evidence, key), 0.0) for key in asked}
+            return evidence, ReportScores(dict.fromkeys(asked, 0.0), unread, dict.fromkeys(asked, ()), pairs)
         presence: dict[str, float] = {}
         values: dict[str, dict[str, float]] = {key: {} for key in asked}
         seen: dict[str, set[str]] = {key: set() for key in asked}
         for question in self._questions(evidence, hinted, asked):
             for key, of_branch in zip(asked, question.values, strict=True):
                 seen[key] |= set(self._prompt.branch(key).letters) if of_branch is None else of_branch
-            for key, letters in self._read(question, asked).items():
+            for key, letters in self._read(self._model, question, asked).items():
                 presence[key] = max(presence.get(key, -letters[ABSENT]), -letters[ABSENT])
                 for value, letter in self._prompt.branch(key).letters.items():
                     values[key][value] = max(values[key].get(value, letters[letter]), letters[letter])
         offered = {key: {v: values[key][v] for v in self._offered(evidence, key)} for key in asked}
-        return evidence, ReportScores(presence, offered, {key: offered[key].keys() - seen[key] for key in asked})
+        return evidence, ReportScores(presence, offered, {key: offered[key].keys() - seen[key] for key in asked}, pairs)
 
     def _candidates(self, evidence: Evidence, flags: EntityFlags | None) -> tuple[str, ...]:
         return tuple(
@@ -102,10 +124,10 @@ class BranchMapper:
         surest = (self._combination.presence({**without, "model": sign * LARGEST_LOG_ODDS}) for sign in (-1, 1))
         return max(surest) >= THRESHOLD
 
-    def _read(self, question: Question, asked: Sequence[str]) -> dict[str, dict[str, float]]:
+    def _read(self, model: BranchModel, question: Question, asked: Sequence[str]) -> dict[str, dict[str, float]]:
         """Log-odds of every letter against the reference, by subject."""
         letters = self._prompt.letters
-        rows = self._model.branch_logits(question.trunk, question.branches, letters)
+        rows = model.branch_logits(question.trunk, question.branches, letters)
         return {
             key: {letter: score - row[-1] for letter, score in zip(letters, row, strict=True)}
             for key, row in zip(asked, rows, strict=True)
@@ -145,8 +167,8 @@ class BranchMapper:
         if not self._grounding:
             return list(values)
         mentioned = {mention.name for mention in evidence.mentions.values if mention.assertion == "present"}
-        linked = evidence.linked_values(key)
-        return [value for value in values if value in mentioned or value in linked]
+        mentioned |= evidence.linked_values(key) | {mention.name for mention in evidence.loose}
+        return [value for value in values if value in mentioned]
 
     def _reading(self, evidence: Evidence, flags: EntityFlags | None, scores: ReportScores) -> Reading:
         findings = []
@@ -170,7 +192,7 @@ class BranchMapper:
                     relations.append(Relation(key, value, probability * given_presence))
         ordered = sorted(relations, key=lambda relation: list(self._task.values).index(relation.value))
         ordered.sort(key=lambda relation: self._task.keys.index(relation.subject))
-        return Reading(tuple(findings), tuple(evidence.grounded(ordered, drop=self._grounding)))
+        return Reading(tuple(findings), tuple(evidence.grounded(ordered, drop=self._grounding, loose=True)))
 
 
 def presence_features(key: str, evidence: Evidence, flags: EntityFlags | None, *, model: float) -> dict[str, float]:
@@ -187,11 +209,15 @@ def relation_features(key: str, value: str, evidence: Evidence, scores: ReportSc
     """By the names of RELATION_FEATURES: the model's log-odds, the rules' link, how near the value's nearest mention stands.
 
     `other_side`: the task gives the value a side, and the sentences that assert the subject name the other side alone. `hidden`:
-    the model was not shown the value's sentence, so its log-odds count as 0.
+    the model was not shown the value's sentence, so its log-odds count as 0. `loose`: no keyword of the value stands in the report,
+    only wordings or sizes that may tell it; `linked_unnamed`: none stands there, and the rules link it all the same, by sizes they
+    compare. They count there, and neither encoder nor model reads numbers well.
     """
     linked = evidence.linked_values(key)
+    named = any(mention.name == value and mention.assertion == "present" for mention in evidence.mentions.values)
     distance = _sentences_apart(evidence, key, value)
     return {
+        "pairs": bounded_log_odds(scores.pairs[key][value]) if key in scores.pairs else 0.0,
         "model": 0.0 if value in scores.hidden[key] else bounded_log_odds(scores.values[key][value]),
         "linked": float(value in linked),
         "linked_elsewhere": float(bool(linked) and value not in linked),
@@ -199,6 +225,8 @@ def relation_features(key: str, value: str, evidence: Evidence, scores: ReportSc
         "next_sentence": float(distance == 1),
         "other_side": float(_is_on_the_other_side(evidence, key, value)),
         "hidden": float(value in scores.hidden[key]),
+        "loose": float(value not in linked and not named),
+        "linked_unnamed": float(value in linked and not named),
     }
 
 

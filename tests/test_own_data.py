@@ -79,8 +79,8 @@ def _radtag(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_the_guide_has_its_files_and_commands() -> None:
-    assert list(FILES) == ["sono.yaml", "tokenizer.yaml", "pretrain.yaml", "finetune.yaml", "adapter.yaml"]
-    assert sum(command.startswith("radtag train ") for command in COMMANDS) == 6
+    assert list(FILES) == ["sono.yaml", "tokenizer.yaml", "pretrain.yaml", "finetune.yaml", "pairs.yaml", "adapter.yaml"]
+    assert sum(command.startswith("radtag train ") for command in COMMANDS) == 7
     assert all(command.startswith("radtag ") for command in COMMANDS)
     json.loads(re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)[0])
 
@@ -97,8 +97,11 @@ def test_every_command_of_the_guide_runs_in_its_order(
     assert [row["labels"] for row in weak] == [_text(number)[1] for number in range(N_ARCHIVE)]
     assert sorted(path.name for path in Path("weights/sono").iterdir()) == [
         "MODEL_CARD.md",
+        "PAIRS_CARD.md",
         "config.json",
         "model.onnx",
+        "pairs.json",
+        "pairs.onnx",
         "tokenizer.json",
     ]
     provenance = json.loads(Path("runs/archive/run.json").read_text(encoding="utf-8"))["provenance"]
@@ -110,7 +113,8 @@ def test_every_command_of_the_guide_runs_in_its_order(
         "config.json",
     ]
     summary = json.loads(Path("runs/archive/summary.json").read_text(encoding="utf-8"))
-    assert summary["warnings"] == []  # the combination was fitted with this encoder
+    assert summary["warnings"] == []  # the combination was fitted with these encoders
+    assert summary["tokens"]["stage1_pairs_read"] > 0
     with_adapter = json.loads(Path("runs/check/results.json").read_text(encoding="utf-8"))
     assert list(with_adapter["systems"]) == ["rules", "encoder", "two-stage"]
     reads = {

@@ -88,6 +88,7 @@ def test_every_command_of_the_house_stands_in_the_readme_and_has_a_help() -> Non
         "train tokenizer",
         "train pretrain",
         "train finetune",
+        "train pairs",
         "train weak-label",
         "train adapter",
         "train combine",

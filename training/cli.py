@@ -66,12 +66,14 @@ def pretrain(config: Config, out: Out = None) -> None:
 def finetune(config: Config, out: Out = None, replace: Replace = False) -> None:
     """Train the flags of one task and write its weights folder. Goes on from the run folder's checkpoint when there is one."""
     with _one_line_errors():
+        from stage1_encoder.pair_encoder import has_pairs
         from training.finetune import finetune as run
         from training.settings import FinetuneSettings, read_settings
         from training.weights_folder import refuse_shipped
 
         settings = read_settings(config, FinetuneSettings)
         refuse_shipped(settings.weights, setting="weights", replace=replace)
+        had_pairs = has_pairs(settings.weights)
         with _progress() as progress:
             result = run(settings, _run_folder(config, out), progress=progress)
         for warning in result.warnings:
@@ -81,6 +83,32 @@ def finetune(config: Config, out: Out = None, replace: Replace = False) -> None:
             f"{settings.weights}: dev n={figures.n_dev}, micro F1 {figures.decision['micro_f1']:.3f}, "
             f"macro F1 {figures.decision['macro_f1']:.3f}, exact set {figures.decision['exact_set']:.3f}, "
             f"hint recall {figures.hint['recall']:.3f}, {result.loop.seconds_s / 60:.1f} min"
+        )
+        if had_pairs:
+            print(
+                f"{settings.weights}: its pair encoder was of the old weights and is gone. Next: radtag train pairs, then combine"
+            )
+
+
+@app.command()
+def pairs(config: Config, out: Out = None, replace: Replace = False) -> None:
+    """Train the pair encoder of one task from its flag weights. Goes on from the run folder's checkpoint when there is one."""
+    with _one_line_errors():
+        from stage1_encoder.pair_encoder import PAIRS_FILE
+        from training.pairs import train_pairs
+        from training.settings import PairSettings, read_settings
+        from training.weights_folder import refuse_shipped
+
+        settings = read_settings(config, PairSettings)
+        refuse_shipped(settings.weights / PAIRS_FILE, setting="weights", replace=replace)
+        with _progress() as progress:
+            result = train_pairs(settings, _run_folder(config, out), progress=progress)
+        for warning in result.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        print(
+            f"{settings.weights}: dev {result.figures['n_questions']:.0f} questions, average precision "
+            f"{result.figures['average_precision']:.3f}, micro F1 {result.figures['micro_f1']:.3f}, "
+            f"{result.loop.seconds_s / 60:.1f} min. Next: radtag train combine"
         )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -13,8 +13,17 @@ from sklearn.linear_model import LogisticRegression
 from configs.contracts import EntityFlags, Flagger
 from configs.schema import Task, load_task
 from stage1_encoder.encoder import Encoder, default_weights
+from stage1_encoder.pair_encoder import PairEncoder, has_pairs, pairs_hash
 from stage2_relations.adapter_folder import adapter_file, check_adapter
-from stage2_relations.combine import COMBINE_FILE, PRESENCE_FEATURES, RELATION_FEATURES, Combination, combination_json
+from stage2_relations.combine import (
+    COMBINE_FILE,
+    PRESENCE_FEATURES,
+    RELATION_FEATURES,
+    Combination,
+    Readers,
+    combination_json,
+    feature_names,
+)
 from stage2_relations.llama_cpp import LlamaCppModel
 from stage2_relations.model_file import default_model, file_sha256
 from stage2_relations.score import BranchMapper, presence_features, relation_features
@@ -28,14 +37,14 @@ FEWEST_OF_A_CLASS = 10
 # Weights for reading scores alone.
 PLAIN = Combination("", 0.0, dict.fromkeys(PRESENCE_FEATURES, 0.0), 0.0, dict.fromkeys(RELATION_FEATURES, 0.0))
 
-Rows = list[tuple[list[float], bool]]
+Rows = list[tuple[dict[str, float], bool]]
 
 
 @dataclass(frozen=True, slots=True)
 class CombineResult:
-    """The weights, and how many rows each part was fitted on."""
+    """The weights by what reads relations, `model` alone where there is no pair encoder; and how many rows each was fitted on."""
 
-    combination: Combination
+    combinations: Mapping[Readers, Combination]
     n_presence: int
     n_relations: int
 
@@ -52,19 +61,23 @@ def combine(settings: AdapterSettings) -> CombineResult:
     model_path = settings.model or default_model()
     check_adapter(settings.adapter, model=model_path, task_name=task.name)
     model = LlamaCppModel.load(model_path, adapter=adapter_file(settings.adapter))
-    result = fit_combination(task, corpus.splits["dev"], encoder, BranchMapper(task, model, PLAIN))
+    folder = settings.encoder or default_weights(task.name)
+    pairs = PairEncoder.load(folder, task=task) if has_pairs(folder) else None
+    result = fit_combination(task, corpus.splits["dev"], encoder, BranchMapper(task, model, PLAIN, pairs=pairs))
     fitted: dict[str, str | int] = {
         "corpus": corpus.content_hash,
         "encoder": encoder.content_hash,
         "adapter": file_sha256(adapter_file(settings.adapter)),
         "n_reports": len(corpus.splits["dev"]),
     }
+    if (hashed := pairs_hash(folder)) is not None:
+        fitted["pairs"] = hashed
     write_combination(result, settings.adapter / COMBINE_FILE, fitted=fitted)
     return result
 
 
 def fit_combination(task: Task, reports: Sequence[AnnotatedReport], flagger: Flagger, mapper: BranchMapper) -> CombineResult:
-    """Weights from annotated reports that neither the encoder nor the adapter was trained on.
+    """Weights from annotated reports that neither the encoders nor the adapter were trained on.
 
     Presence: a row for every subject asked. Relations: a row for every value offered to a subject that is present by the labels.
 
@@ -74,18 +87,20 @@ def fit_combination(task: Task, reports: Sequence[AnnotatedReport], flagger: Fla
     """
     flags = flagger.flag([item.report.text for item in reports])
     presence, relations = _rows(task, reports, flags, mapper)
-    return CombineResult(
-        Combination(task.name, *_fit("presence", presence, PRESENCE_FEATURES), *_fit("relations", relations, RELATION_FEATURES)),
-        len(presence),
-        len(relations),
-    )
+
+    def fitted(readers: Readers) -> Combination:
+        of_presence, of_relations = feature_names(readers)
+        return Combination(task.name, *_fit("presence", presence, of_presence), *_fit("relations", relations, of_relations))
+
+    choices: tuple[Readers, ...] = get_args(Readers) if mapper.has_pairs else ("model",)
+    return CombineResult({readers: fitted(readers) for readers in choices}, len(presence), len(relations))
 
 
 def write_combination(result: CombineResult, path: Path, *, fitted: dict[str, str | int]) -> None:
     """Writes combine.json with the numbers of rows and what `fitted` says."""
     counts: dict[str, str | int] = {"n_presence": result.n_presence, "n_relations": result.n_relations}
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(combination_json(result.combination, fitted=fitted | counts), encoding="utf-8")
+    temporary.write_text(combination_json(result.combinations, fitted=fitted | counts), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -96,12 +111,12 @@ def _rows(task: Task, reports: Sequence[AnnotatedReport], flags: Sequence[Entity
         evidence, scores = mapper.scores(item.report.text, flag)
         for key in scores.presence:
             features = presence_features(key, evidence, flag, model=scores.presence[key])
-            presence.append(([features[name] for name in PRESENCE_FEATURES], key in item.labels))
+            presence.append((features, key in item.labels))
             if key not in item.labels:
                 continue
             for value in scores.values[key]:
                 features = relation_features(key, value, evidence, scores)
-                relations.append(([features[name] for name in RELATION_FEATURES], value in item.labels[key]))
+                relations.append((features, value in item.labels[key]))
     return presence, relations
 
 
@@ -111,7 +126,9 @@ def _fit(name: str, rows: Rows, features: Sequence[str]) -> tuple[float, dict[st
         raise TrainingError(
             f"{name}: {int(truth.sum())} rows hold, {int((~truth).sum())} do not; at least {FEWEST_OF_A_CLASS} of each are expected"
         )
-    model: Any = LogisticRegression(C=RIDGE_C, max_iter=1000).fit(np.array([row for row, _ in rows]), truth)
+    model: Any = LogisticRegression(C=RIDGE_C, max_iter=1000).fit(
+        np.array([[row[name] for name in features] for row, _ in rows]), truth
+    )
     return float(model.intercept_[0]), {
         name: round(float(weight), 6) for name, weight in zip(features, model.coef_[0], strict=True)
     }

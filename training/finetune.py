@@ -16,7 +16,7 @@ from torch.nn import functional
 from configs.schema import Task, load_task
 from stage1_encoder.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder
 from stage1_encoder.flags import CONFIG_FILE, FlagConfig, KeyThresholds
-from stage1_encoder.marks import MarkedWindow, WindowCut, mark_matrix
+from stage1_encoder.marks import MarkedWindow, WindowCut
 from stage1_encoder.model import KeyFlagModel
 from stage1_encoder.onnx import export_float, export_int8, onnx_logits, torch_logits
 from stage1_encoder.tokenizer import ReportTokenizer
@@ -26,11 +26,12 @@ from training.flag_examples import ExampleMaker, FlagExample, targets_of, weak_t
 from training.held_out import NOTHING, HeldOut
 from training.loop import LoopResult, Progress, TrainingError, train
 from training.model_card import CARD_FILE, CardFigures, model_card
-from training.pretrain import pad, settings_hash, start_files
+from training.pretrain import settings_hash, start_files
 from training.settings import FinetuneSettings
 from training.starting_weights import load_start
 from training.thresholds import Array, choose_thresholds, fit_temperature, key_figures, tempered
 from training.weights_folder import put_in_place
+from training.windows_batch import report_logits
 
 DEV_BATCH = 16
 # Largest difference of a logit between torch and float32 ONNX that is still rounding.
@@ -65,8 +66,7 @@ class FlagLearner:
         label_smoothing: float,
     ) -> None:
         self.model: nn.Module = model
-        self._maker, self._dev, self._pad_id = maker, dev, pad_id
-        self._limit_tokens = model.body.config.max_position_embeddings
+        self._model, self._maker, self._dev, self._pad_id = model, maker, dev, pad_id
         self._positive_weights, self._smoothing = positive_weights, label_smoothing
         self._dev_targets = np.array([example.targets for example in dev])
 
@@ -104,18 +104,7 @@ class FlagLearner:
         }
 
     def _logits(self, batch: Sequence[FlagExample], device: torch.device) -> Tensor:
-        windows = [window for example in batch for window in example.windows]
-        ids, mask = pad([window.ids for window in windows], self._pad_id, limit_tokens=self._limit_tokens)
-        marks = torch.zeros((*ids.shape, self._dev_targets.shape[1]))
-        for row, window in enumerate(windows):
-            marks[row, : len(window.ids)] = torch.from_numpy(mark_matrix(window, marks.shape[2]))
-        logits: Tensor = self.model(ids.to(device), marks.to(device), mask.to(device)).float()
-        if len(windows) == len(batch):
-            return logits
-        owner = torch.tensor([row for row, example in enumerate(batch) for _ in example.windows], device=device)
-        lowest = torch.full((len(batch), logits.shape[1]), float("-inf"), device=device)
-        maxima: Tensor = lowest.scatter_reduce(0, owner[:, None].expand_as(logits), logits, "amax")
-        return maxima
+        return report_logits(self._model, [example.windows for example in batch], pad_id=self._pad_id, device=device)
 
 
 def finetune(settings: FinetuneSettings, folder: Path, *, progress: Callable[[Progress], None]) -> FinetuneResult:
@@ -204,8 +193,8 @@ def export(
         windows = [window for text in texts for window in cut.windows(text)]
         by_torch, by_float, by_int8 = (
             torch_logits(model, windows),
-            onnx_logits(float_path, windows, n_keys=len(task.keys)),
-            onnx_logits(building / MODEL_FILE, windows, n_keys=len(task.keys)),
+            onnx_logits(float_path, windows, n_marks=len(task.keys)),
+            onnx_logits(building / MODEL_FILE, windows, n_marks=len(task.keys)),
         )
         float_difference = float(np.abs(by_torch - by_float).max())
         if float_difference > ONNX_TOLERANCE:
@@ -214,7 +203,7 @@ def export(
             )
         targets = np.array([targets_of(item.labels, task) for item in dev]).astype(bool)
         owners = [row for row, text in enumerate(texts) for _ in cut.windows(text)]
-        float_logits, int8_logits = _report_maxima(by_float, owners), _report_maxima(by_int8, owners)
+        float_logits, int8_logits = report_maxima(by_float, owners), report_maxima(by_int8, owners)
         float_f1 = key_figures(float_logits > 0, targets)["micro_f1"]
         int8_f1 = key_figures(int8_logits > 0, targets)["micro_f1"]
         if int8_f1 < float_f1 - INT8_F1_TOLERANCE:
@@ -293,7 +282,8 @@ def _calibration_windows(corpus: Corpus, cut: WindowCut) -> list[MarkedWindow]:
     return [window for item in train[::step] for window in cut.windows(item.report.text)]
 
 
-def _report_maxima(logits: Array, owners: Sequence[int]) -> Array:
+def report_maxima(logits: Array, owners: Sequence[int]) -> Array:
+    """[reports, keys]: the maximum over the windows (rows of `logits`) that `owners` says are of one report, in order."""
     starts = [index for index, owner in enumerate(owners) if index == 0 or owner != owners[index - 1]]
     maxima: Array = np.maximum.reduceat(logits, starts, axis=0)
     return maxima

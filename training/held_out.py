@@ -16,7 +16,7 @@ from configs.contracts import Report
 from pipeline.text_as_given import stage_text
 from training.corpus import read_texts
 
-MEASURED_SPLITS = ("dev", "test", "test_hard", "test_fresh")
+MEASURED_SPLITS = ("dev", "test", "test_hard", "test_fresh", "test_sealed")
 
 logger = logging.getLogger(__name__)
 

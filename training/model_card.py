@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stage1_encoder.flags import FlagConfig
+from stage1_encoder.pair_encoder import PairConfig
 from training.corpus import Corpus
-from training.settings import FinetuneSettings
+from training.loop import LoopResult
+from training.settings import FinetuneSettings, PairSettings
 
 CARD_FILE = "MODEL_CARD.md"
+PAIRS_CARD_FILE = "PAIRS_CARD.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,37 @@ def model_card(config: FlagConfig, figures: CardFigures, corpus: Corpus, setting
         lines.append(_row([key, str(n_present), _percent(f1), _percent(recall), f"{limits.decision:.3f}", f"{limits.hint:.3f}"]))
     lines += ["", *(f"- {warning}" for warning in corpus.warnings), "## Provenance"]
     lines += [f"- {name}: `{value}`" for name, value in config.trained.items()]
+    return "\n".join(lines) + "\n"
+
+
+def pairs_card(config: PairConfig, figures: Mapping[str, float], corpus: Corpus, settings: PairSettings, loop: LoopResult) -> str:
+    """The card of a pair encoder as Markdown; `figures` are those of training.pairs.export_pairs."""
+    rate = settings.loop
+    n_train, n_dev = len(corpus.splits["train"]), len(corpus.splits["dev"])
+    lines = [
+        f"# radtag pair encoder: {corpus.task.title}",
+        "",
+        f"Says of a subject ({len(config.subjects)} of them) which of its values a report gives it, as log-odds. Stage 2 weighs",
+        "them with what the language model and the rules say; alone they are no relation.",
+        "",
+        "## Training",
+        f"- body of the flag encoder beside it, then {rate.epochs} epochs; the best is epoch {loop.best_epoch}",
+        f"- {loop.seconds_s / 60:.1f} minutes",
+        f"- learning rate {rate.learning_rate:g} (body), {rate.head_learning_rate:g} (head)",
+        f"- {n_train} annotated reports, {settings.augmented_share:.0%} of them augmented in an epoch",
+        "- a question for each subject that a report states, and for a share of those that it only names",
+        "",
+        f"## Figures on dev (n={n_dev} reports, {figures['n_questions']:.0f} questions)",
+        "Of values that the report mentions, and subjects that are present. The reports are invented: no figure here is evidence",
+        "for real reports.",
+        "",
+        f"- average precision {figures['average_precision']:.4f}, micro F1 at 0.5 {_percent(figures['micro_f1'])}",
+        f"- float32 has micro F1 {_percent(figures['float_micro_f1'])}; no logit of int8 differs from it by more than",
+        f"  {figures['int8_logit_difference']:.3f}",
+        "",
+        "## Provenance",
+        *(f"- {name}: `{value}`" for name, value in config.trained.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

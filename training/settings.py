@@ -165,6 +165,29 @@ class FinetuneSettings(_Strict):
         return overlap_tokens
 
 
+class PairSettings(_Strict):
+    """configs/training/pairs_<task>.yaml.
+
+    Attributes:
+        start: Weights folder of stage 1 for the same task: its tokenizer is used, and its body is where training starts.
+        weights: Folder that gets pairs.onnx and pairs.json; the folder of the flags' weights as a rule.
+        augmented_share: Share of the reports of an epoch that are augmented.
+        absent_share: Share of the subjects that a report names but does not state (negated, historical) that are asked about.
+        unmentioned_weight: What a value that the report does not mention counts in the loss; grounding never offers it.
+    """
+
+    task: str
+    corpus: Path
+    start: Path
+    weights: Path
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    augmented_share: float = Field(default=0.5, ge=0, le=1)
+    absent_share: float = Field(default=0.5, ge=0, le=1)
+    unmentioned_weight: float = Field(default=0.1, ge=0, lt=1)
+    augmentation: AugmentationSettings = AugmentationSettings()
+    loop: LoopSettings
+
+
 class HintSettings(_Strict):
     """The errors of stage 1 that an adapter is trained with: shares of the keys of a report.
 

@@ -242,7 +242,7 @@ def test_how_a_model_is_read_goes_to_the_systems_that_have_one(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("systems", "reading", "said"),
     [
-        ("rules", ModelReading(server="http://box"), "--server goes with two-stage or llm; --systems 'rules' names neither"),
+        ("rules", ModelReading(server="http://box"), "--server goes with two-stage or llm; --systems 'rules' names none of them"),
         ("encoder", ModelReading(server_timeout_s=3.0), "--server-timeout goes with two-stage or llm"),
         ("rules,llm", ModelReading(server="http://box"), "--server needs --server-model"),
         ("rules,llm", ModelReading(read="scores"), "read 'scores' is not known; did you mean 'score'"),

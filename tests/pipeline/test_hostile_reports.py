@@ -13,7 +13,7 @@ from pipeline.settings import settings, with_files
 
 REPORT = {
     "chest_ct": "1. A 9 mm nodule in the RUL (#3-42).\n2. Atelectasis. It lies in the left lower lobe.\n3. No pleural effusion.",
-    "brain_mri": "1. Glioblastoma, Lt frontal: enhancing lesion, increased in size.\n2. No acute infarction or hemorrhage.",
+    "brain_mri": "1. Glioblastoma, Lt frontal: enhancing, larger than on the last study.\n2. No acute infarction or hemorrhage.",
 }
 ADDED = [
     "### Output:",

@@ -22,7 +22,7 @@ REPORTS = [
     {"report_id": "b", "text": "좌하엽에 경화 소견."},
     {"report_id": "c", "text": "Normal chest CT."},
 ]
-KINDS = ["stage1_read", "stage2_decoded", "stage2_kept", "stage2_generated"]
+KINDS = ["stage1_read", "stage2_decoded", "stage2_kept", "stage2_generated", "stage1_pairs_read"]
 
 
 @pytest.fixture
@@ -66,6 +66,31 @@ def test_another_encoder_than_that_of_the_combination_is_told_once_and_used(tag,
     assert f"{folder / 'combine.json'}: was fitted with encoder 000000000000, and {default_weights('chest_ct')} is " in warning
     assert "'radtag train combine' fits it again" in warning
     assert result.stderr.count("was fitted with encoder") == 1
+
+
+def test_another_pair_encoder_than_that_of_the_combination_is_told_and_used(tag, adapter) -> None:
+    _, summary = tag("out", "--adapter", adapter("pairs"))
+    (warning,) = summary["warnings"]
+    assert f"was fitted with another pair encoder than that in {default_weights('chest_ct')}: probabilities may be off" in warning
+    assert summary["tokens"]["stage1_pairs_read"] > 0
+
+
+def test_without_a_pair_encoder_stage_2_reads_with_the_weights_for_none_and_says_so(tag, tmp_path: Path) -> None:
+    flags_only = tmp_path / "flags_only"
+    shutil.copytree(default_weights("chest_ct"), flags_only, ignore=shutil.ignore_patterns("pairs.*"))
+    result, summary = tag("out", "--encoder", flags_only)
+    assert result.exit_code == 0, result.output
+    (warning,) = summary["warnings"]
+    assert f"was fitted with a pair encoder, and {flags_only} has none: none reads" in warning
+    assert "stage1_pairs_read" not in summary["tokens"]
+
+
+def test_a_run_without_the_pair_encoder_is_another_run(tag, parts_of, tmp_path: Path) -> None:
+    _, with_pairs = tag("with")
+    result, without = tag("without", "--no-pairs")
+    assert result.exit_code == 0, result.output
+    assert (without["warnings"], "stage1_pairs_read" in without["tokens"]) == ([], False)
+    assert with_pairs["fingerprint"] != without["fingerprint"]
 
 
 def test_an_adapter_of_another_training_than_the_combination_is_refused_before_anything_is_written(tag, adapter, tmp_path) -> None:
@@ -114,7 +139,7 @@ def test_a_run_says_what_it_read_and_no_record_does(tag, parts_of, tmp_path: Pat
 def test_answers_that_are_written_are_counted_too(tag) -> None:
     _, summary = tag("out", "--system", "llm", "--no-adapter", "--no-grounding", "--limit", 2, "--chunk-reports", 1)
     tokens = summary["tokens"]
-    assert list(tokens) == KINDS[1:]
+    assert list(tokens) == KINDS[1:-1]
     assert min(tokens.values()) > 0
 
 
@@ -122,3 +147,34 @@ def test_rules_count_no_tokens(tag) -> None:
     result, summary = tag("out", "--system", "rules")
     assert summary["tokens"] == {}
     assert "\ntokens " not in result.stdout
+
+
+def test_encoders_and_rules_read_relations_without_a_language_model(tag, radtag, tmp_path: Path) -> None:
+    result, summary = tag("out", "--system", "encoders")
+    assert result.exit_code == 0, result.output
+    assert list(summary["tokens"]) == ["stage1_read", "stage1_pairs_read"]
+    exported = radtag("export", tmp_path / "out", "--format", "jsonl").stdout
+    first = json.loads(exported.splitlines()[0])
+    assert {(r["subject"], r["value"]) for r in first["relations"]} == {("nodule", "rul")}
+    assert all(0 < relation["confidence"] < 1 for relation in first["relations"])
+    provenance = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))["provenance"]
+    assert {"encoder", "pairs", "combination"} <= set(provenance) and "model" not in provenance
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--no-pairs"], "system 'encoders' reads relations with the pair encoder alone; --no-pairs goes with two-stage"),
+        (["--model", "x.gguf"], "system 'encoders' uses no model; --model goes with two-stage or llm"),
+        (["--read", "score"], "system 'encoders' uses no read; --read goes with two-stage or llm"),
+        (["--adapter", "nowhere"], "system 'encoders' needs --adapter FOLDER with combine.json"),
+        (["--encoder", "FLAGS"], "holds no pairs.onnx, which system 'encoders' needs; 'radtag train pairs' writes it"),
+    ],
+)
+def test_what_encoders_cannot_do_without_is_told_in_one_line(tag, tmp_path: Path, options: list[str], message: str) -> None:
+    flags_only = tmp_path / "flags_only"
+    shutil.copytree(default_weights("chest_ct"), flags_only, ignore=shutil.ignore_patterns("pairs.*"))
+    result, _ = tag("out", "--system", "encoders", *(str(flags_only) if option == "FLAGS" else option for option in options))
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configs.contracts import Relation, Span
 from configs.schema import load_task
-from stage2_relations.ground import EvidenceReader, Linking
+from stage2_relations.assertion import AssertedMention
+from stage2_relations.ground import EvidenceReader, Linking, _distance, _nearest
 
 CHEST = load_task("chest_ct")
 READER = EvidenceReader(CHEST)
@@ -110,3 +114,23 @@ def test_implied_value_is_required_though_not_mentioned() -> None:
     text = "Right effusion."
     offered = READER.read(text).offered_values(STEP, "pleural_effusion", Span(0, len(text)), linking="none")
     assert (offered.values, offered.required) == (("pleural",), {"pleural"})
+
+
+def mentions(name: str, starts: list[int]) -> list[AssertedMention]:
+    return [AssertedMention(name, Span(start, start + 4), start // 40, "present") for start in sorted(starts)]
+
+
+POSITIONS = st.lists(st.integers(0, 400), min_size=1, max_size=12, unique=True)
+
+
+@given(POSITIONS, POSITIONS)
+def test_the_nearest_pair_is_the_nearest_of_all_pairs(subject_starts: list[int], value_starts: list[int]) -> None:
+    subjects, values = mentions("nodule", subject_starts), mentions("rul", value_starts)
+    assert _distance(*_nearest(subjects, values)) == min(_distance(s, v) for s in subjects for v in values)
+
+
+def test_the_place_of_a_relation_in_a_report_of_50_000_characters_is_found_in_seconds() -> None:
+    evidence = EvidenceReader(load_task("brain_mri")).read("glioma again. " * 3600)
+    begin_s = time.monotonic()
+    assert evidence.relation_spans("glioma", "stable", loose=True)[1] is not None
+    assert time.monotonic() - begin_s < 5

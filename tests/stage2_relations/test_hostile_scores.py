@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.contracts import EntityFlags, Reading, Report, TaggedReport
+from configs.loose import loose_value_mentions
 from configs.mentions import entity_mentions, value_mentions
 from configs.schema import load_task
 from stage2_relations import adapter_folder
@@ -29,8 +30,8 @@ REPORTS: list[tuple[str, list[str]]] = [
     ("chest_ct", ["1. 9 mm nodule in the RUL (#3-42).", "2. Atelectasis in the LLL, < 2 cm.", "3. No pleural effusion."]),
     ("chest_ct", ["우하엽에 폐경결이 있음.", "좌상엽 설구역에 간유리음영 보임.", "흉수는 없음.", "종괴는 보이지 않음."]),
     ("chest_ct", ["FINDINGS: Bronchiectasis in the right middle lobe.", "Small pleural effusion --> stable.", "No mass."]),
-    ("brain_mri", ["Glioblastoma, Lt frontal: increased in size.", "No acute infarction.", "Sinus mucosa is thick."]),
-    ("brain_mri", ["뇌 전이암, 크기 감소함.", "급성 뇌경색 없음.", "부비동염 소견."]),
+    ("brain_mri", ["Glioblastoma, Lt frontal: increased in size since May.", "No acute infarction.", "Sinus mucosa is thick."]),
+    ("brain_mri", ["뇌 전이암, 이전보다 크기 감소함.", "급성 뇌경색 없음.", "부비동염 소견."]),
     ("brain_mri", ["Metastases in both hemispheres, no interval change.", "Old lacunar infarct in the left thalamus."]),
 ]
 ATTACKS = {
@@ -87,9 +88,10 @@ class Case:
 
     @property
     def said(self) -> tuple[set[str], set[str]]:
-        """Entities and values that the injected words name: as findings they may count."""
+        """Entities that the injected words name, and values that they name or may tell: as findings they may count."""
         task = TASKS[self.task]
-        return {m.name for m in entity_mentions(task, self.injected)}, {m.name for m in value_mentions(task, self.injected)}
+        values = (*value_mentions(task, self.injected), *loose_value_mentions(task, self.injected))
+        return {m.name for m in entity_mentions(task, self.injected)}, {m.name for m in values}
 
 
 def cases() -> list[Case]:
@@ -199,7 +201,8 @@ def test_a_model_that_says_yes_to_all_can_answer_only_what_the_text_mentions(kin
         task = TASKS[case.task]
         reading, _ = read(case, case.hostile, hinted=hinted)
         named = {mention.name for mention in entity_mentions(task, case.hostile)}
-        mentioned = {mention.name for mention in value_mentions(task, case.hostile)}
+        told = (*value_mentions(task, case.hostile), *loose_value_mentions(task, case.hostile))
+        mentioned = {mention.name for mention in told}
         assert present(reading) <= named, case
         for subject, value in pairs(reading):
             assert value in mentioned or value in implied_values(task, subject), case
@@ -261,5 +264,5 @@ def test_the_shipped_default_reads_the_same_with_and_without_the_words(name: str
         lost_pairs, gained_pairs = said(before)[1] - said(after)[1], said(after)[1] - said(before)[1]
         assert all(subject in keys or value in values for subject, value in lost_pairs), case
         assert all(pair in linked or pair[0] in keys or pair[1] in values for pair in gained_pairs), case
-    # Not every plain finding is found (a lone "뇌 전이암, 크기 감소함." is missed by a hair); with none the check would be empty.
+    # Not every plain finding need be found; with none the check would be empty.
     assert n_read >= len(chosen) / 2

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from configs.contracts import EntityFlags, Reading, Report, Unread
 from configs.schema import Task, load_task
 from stage1_encoder.encoder import default_weights, weights_hash
+from stage1_encoder.pair_encoder import pairs_hash
 from stage2_relations.adapter_folder import default_adapter
 from stage2_relations.branches import ABSENT, REFERENCE, BranchPrompt
 from stage2_relations.combine import (
@@ -23,7 +25,9 @@ from stage2_relations.combine import (
     Combination,
     CombineError,
     FittedWith,
+    Readers,
     combination_json,
+    feature_names,
     fitted_with,
     load_combination,
     log_odds,
@@ -72,6 +76,29 @@ class Scripted:
             return -3.0 if subject in self._yes else 3.0
         chosen = {self._prompt.branch(subject).letters[value] for value in self._yes.get(subject, ())}
         return 3.0 if letter in chosen else -3.0
+
+
+class ScriptedPairs:
+    """A SubjectReader that gives the values of `yes` a log-odds of 3, others -3."""
+
+    token_counts: Mapping[str, int] = {"stage1_pairs_read": 7}
+
+    def __init__(self, yes: Mapping[str, Sequence[str]]) -> None:
+        self.asked: list[Sequence[str]] = []
+        self._yes = yes
+
+    def read(self, text: str, subjects: Sequence[str]) -> dict[str, dict[str, float]]:
+        self.asked.append(subjects)
+        return {
+            subject: {value: 3.0 if value in self._yes.get(subject, ()) else -3.0 for value in CHEST.values}
+            for subject in subjects
+            if CHEST.open_values(subject)
+        }
+
+
+def with_pair_weight(weight: float) -> Combination:
+    """The model and the pair encoder, the latter with a weight in relations."""
+    return trust(relation={"model": 1.0, "pairs": weight})
 
 
 def flags(task: Task, hinted: Sequence[str]) -> EntityFlags:
@@ -302,6 +329,38 @@ def test_what_the_model_was_not_shown_it_does_not_deny() -> None:
     assert (features["lll"]["model"], features["lll"]["hidden"]) == (-3.0, 0.0)
 
 
+def test_the_pair_encoder_is_asked_about_what_the_model_is_and_can_overrule_it() -> None:
+    pairs = ScriptedPairs({"nodule": ["rul"]})
+    model = Scripted(CHEST, {"nodule": ["lll"], "pleural_effusion": []})
+    mapper = BranchMapper(CHEST, model, with_pair_weight(2.0), pairs=pairs)
+    (reading,) = mapper.relate(
+        [Report("r", "Nodule in RUL, not in LLL. Effusion.")], [flags(CHEST, ["nodule", "pleural_effusion"])]
+    )
+    assert isinstance(reading, Reading)
+    assert relations(reading) == {("nodule", "rul"), ("pleural_effusion", "pleural")}
+    assert pairs.asked == [("pleural_effusion", "nodule")]
+    assert mapper.has_pairs and mapper.token_counts == {"stage1_pairs_read": 7}
+
+
+def test_pair_odds_are_those_of_the_subject_and_bounded() -> None:
+    mapper = BranchMapper(CHEST, Scripted(CHEST, {"nodule": []}), with_pair_weight(1.0), pairs=ScriptedPairs({}))
+    evidence, scores = mapper.scores("Nodule in RUL. Effusion.", flags(CHEST, ["nodule", "pleural_effusion"]))
+    assert relation_features("nodule", "rul", evidence, scores)["pairs"] == -3.0
+    far = replace(scores, pairs={"nodule": {"rul": 30.0}})
+    assert relation_features("nodule", "rul", evidence, far)["pairs"] == LARGEST_LOG_ODDS
+    assert relation_features("nodule", "rul", evidence, replace(scores, pairs={}))["pairs"] == 0.0
+
+
+def test_without_a_model_the_pair_encoder_and_the_rules_decide() -> None:
+    weights = trust(presence={"asserted": 4.0, "encoder": 1.0}, relation={"pairs": 1.0})
+    mapper = BranchMapper(CHEST, None, replace(weights, presence_intercept=-2.0), pairs=ScriptedPairs({"nodule": ["rul"]}))
+    (reading,) = mapper.relate([Report("r", "Nodule in RUL, not LLL. No mass.")], [flags(CHEST, ["nodule", "mass"])])
+    assert isinstance(reading, Reading)
+    assert relations(reading) == {("nodule", "rul")}
+    assert "nodule" in present(reading)
+    assert mapper.token_counts == {"stage1_pairs_read": 7}
+
+
 @pytest.mark.parametrize(("text", "shown"), ABOUT)
 def test_a_branch_shows_the_sentences_about_its_subject(text: str, shown: str) -> None:
     (branch,) = BranchPrompt(CHEST).question(text, [], ["nodule"]).branches
@@ -330,23 +389,51 @@ def test_log_odds_are_bounded_and_odd(probability: float) -> None:
 FITTED: dict[str, str | int] = {"corpus": "c1", "encoder": "e1", "adapter": "a1", "n_reports": 3}
 
 
+def weights_for(readers: Readers) -> Combination:
+    """Numbers that differ from one feature to the next."""
+    presence, relation = (
+        {name: place / 8 for place, name in enumerate(names, start=len(readers))} for names in feature_names(readers)
+    )
+    return Combination("any", 0.0, presence, 0.0, relation)
+
+
 def test_a_combination_is_read_back_as_written(tmp_path: Path) -> None:
     path = tmp_path / "combine.json"
-    path.write_text(combination_json(trust(), fitted=FITTED), encoding="utf-8")
-    assert load_combination(path, task_name="any", adapter="a1") == Combination(
-        "any", 0.0, trust().presence_weights, 0.0, trust().relation_weights
-    )
+    path.write_text(combination_json({"model": weights_for("model")}, fitted=FITTED), encoding="utf-8")
+    assert load_combination(path, task_name="any", adapter="a1") == weights_for("model")
     assert fitted_with(path) == FittedWith("e1", "a1")
+
+
+def test_each_choice_of_readers_has_weights_of_its_own_and_of_its_features_alone(tmp_path: Path) -> None:
+    path = tmp_path / "combine.json"
+    written = {readers: weights_for(readers) for readers in get_args(Readers)}
+    path.write_text(combination_json(written, fitted={**FITTED, "pairs": "p1"}), encoding="utf-8")
+    assert fitted_with(path) == FittedWith("e1", "a1", "p1")
+    for readers in get_args(Readers):
+        assert load_combination(path, task_name="any", adapter="a1", readers=readers) == written[readers]
+    assert "pairs" not in written["model"].relation_weights
+    assert {"model", "hidden"}.isdisjoint(written["pairs"].relation_weights)
+    # Without a model no adapter is in use.
+    assert load_combination(path, task_name="any", adapter=None, readers="pairs") == written["pairs"]
+
+
+def test_a_file_without_weights_for_a_pair_encoder_says_what_fits_them(tmp_path: Path) -> None:
+    path = tmp_path / "combine.json"
+    path.write_text(combination_json({"model": weights_for("model")}, fitted=FITTED), encoding="utf-8")
+    with pytest.raises(CombineError, match="has no weights for use with a pair encoder; 'radtag train combine' fits them"):
+        load_combination(path, task_name="any", adapter="a1", readers="model and pairs")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"linked": 0.0,', "", "weights are of model"),
-        ('"intercept": 0.0', '"intercept": "x"', "presence.intercept"),
+        ('"linked":', '"link":', "weights are of model"),
+        ('"intercept": 0.0', '"intercept": "x"', "weights.model.presence.intercept"),
         ("{", "", "content"),
-        ('"intercept": 0.0', '"intercept": NaN', "presence.intercept"),
-        ('"intercept": 0.0', '"intercept": 1e400', "presence.intercept"),
+        ('"intercept": 0.0', '"intercept": NaN', "weights.model.presence.intercept"),
+        ('"intercept": 0.0', '"intercept": 1e400', "weights.model.presence.intercept"),
+        ('"encoder": "e1"', '"encoder": "e1", "pairs": "p1"', "weights are for model; model, model and pairs, pairs is expected"),
+        ('"format_version": 2', '"format_version": 1', "format_version"),
         ('"adapter": "a1",', "", "fitted.adapter: Field required"),
         ('"encoder": "e1",', "", "fitted.encoder: Field required"),
         ('"adapter": "a1"', '"adapter": 1', "fitted.adapter"),
@@ -356,7 +443,7 @@ def test_a_combination_is_read_back_as_written(tmp_path: Path) -> None:
 )
 def test_a_broken_combination_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "combine.json"
-    path.write_text(combination_json(trust(), fitted=FITTED).replace(old, new, 1), encoding="utf-8")
+    path.write_text(combination_json({"model": weights_for("model")}, fitted=FITTED).replace(old, new, 1), encoding="utf-8")
     with pytest.raises(CombineError, match=rf"combine\.json: .*{message}|combine\.json: {message}"):
         load_combination(path, task_name="any", adapter="a1")
 
@@ -366,6 +453,7 @@ def test_the_shipped_combination_was_fitted_with_the_shipped_encoder(task: str) 
     folder = default_adapter(task)
     assert folder is not None
     assert fitted_with(folder / "combine.json").encoder == weights_hash(default_weights(task))
+    assert fitted_with(folder / "combine.json").pairs == pairs_hash(default_weights(task))
 
 
 def test_a_missing_combination_says_which_command_writes_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from configs.schema import Task
 from stage1_encoder.weak_labels import KeywordFlagger
 from stage2_relations.adapter_folder import adapter_file, check_adapter
 from stage2_relations.branches import BranchPrompt
-from stage2_relations.combine import PRESENCE_FEATURES, RELATION_FEATURES, load_combination
+from stage2_relations.combine import feature_names, load_combination
 from stage2_relations.model_file import default_model, file_sha256
 from training import combine as combine_module
 from training import weights_folder
@@ -280,9 +280,9 @@ def test_a_small_run_ends_in_a_folder_that_llama_cpp_reads_as_torch_does_and_tha
     monkeypatch.setattr(combine_module, "Encoder", KeywordStage1)
     fitted = combine(settings.model_copy(update={"corpus": corpus}))
     combination = load_combination(folder / "combine.json", task_name="tiny", adapter=file_sha256(folder / "adapter.gguf"))
-    assert combination == fitted.combination
-    assert (combination.task, tuple(combination.presence_weights)) == ("tiny", PRESENCE_FEATURES)
-    assert tuple(combination.relation_weights) == RELATION_FEATURES
+    assert fitted.combinations == {"model": combination}
+    assert combination.task == "tiny"
+    assert (tuple(combination.presence_weights), tuple(combination.relation_weights)) == feature_names("model")
     assert fitted.n_presence == 40 * 3
     assert combination.presence_weights["asserted"] > 0  # the texts are such that keywords are right
     assert combination.relation_weights["linked"] > 0

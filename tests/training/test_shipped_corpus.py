@@ -14,7 +14,7 @@ from training.corpus import read_annotations
 
 CORPUS = Path(__file__).resolve().parents[2] / "training" / "corpus"
 TASKS = ("chest_ct", "brain_mri")
-SPLITS = ("train", "dev", "test", "test_hard", "test_fresh")
+SPLITS = ("train", "dev", "test", "test_hard", "test_fresh", "test_sealed")
 
 
 def reports(task: str, split: str):  # type: ignore[no-untyped-def]
