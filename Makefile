@@ -42,7 +42,7 @@ test: lint  ## every check: lint, then all tests
 bench: $(STAMP)  ## speed of every stage and system: bench/results.json, docs/PERFORMANCE.md (6 minutes; PLAN=archives: an hour, PLAN=long: hours)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/radtag eval throughput --plan $(or $(PLAN),quick)
 
-results: $(STAMP)  ## every system on the corpus test splits: docs/results.json and docs/RESULTS.md (20 minutes on two cores)
+results: $(STAMP)  ## every system on the corpus test splits: docs/results.json and docs/RESULTS.md (35 minutes on two cores)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/radtag eval results --out docs/RESULTS.md --json docs/results.json --workers $(RESULTS_WORKERS)
 
 clean:  ## remove what make made (not the cache folder)

@@ -43,8 +43,9 @@ _READING = """## How to read the tables
 - `published`: {published}. `careful rules`: a rule system on 60 chest CT and 65 brain MRI invented
   reports that were kept apart from this project: the line to beat. The other columns are systems of this program on the
   reports of the row.
-- `published-rules`: keywords in one sentence, no negation. `rules`: our careful rules. `encoder`: stage 1 alone. `llm`: stage 2
-  without stage 1. `two-stage`: the default, hints from stage 1 to stage 2.
+- `published-rules`: keywords in one sentence, no negation. `rules`: our careful rules. `encoder`: stage 1 alone. `encoders`: both
+  encoders and the rules, no language model. `llm`: stage 2 without stage 1. `two-stage`: the default, hints from stage 1 to
+  stage 2.
 - A goal is for the system that it names and is judged by the figure itself; "interval below it" ("above it") says that chance
   may have helped. A figure that a system cannot have prints –.
 - Exact keys: exactly the gold's keys. F1 as published: harmonic mean of the means of each report's precision and recall. Pairs

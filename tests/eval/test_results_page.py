@@ -33,8 +33,8 @@ from pipeline.records import record_line
 ROOT = Path(__file__).parents[2]
 PAGE, FIGURES, CORPUS = ROOT / "docs" / "RESULTS.md", ROOT / "docs" / "results.json", ROOT / "training" / "corpus"
 TASK = load_task("chest_ct")
-SPLITS = ["test", "test_hard", "test_fresh"]
-SYSTEMS = ["published-rules", "rules", "encoder", "llm", "two-stage"]
+SPLITS = ["test", "test_hard", "test_fresh", "test_sealed"]
+SYSTEMS = ["published-rules", "rules", "encoder", "encoders", "llm", "two-stage"]
 needs_page = pytest.mark.skipif(not PAGE.exists() and not FIGURES.exists(), reason="docs/RESULTS.md and its JSON: not made yet")
 
 GOLD = {
