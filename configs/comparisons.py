@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from configs.contracts import Span
@@ -83,13 +83,12 @@ def _kinds(text: str, first: _Size, second: _Size) -> Sequence[str]:
 
 
 def _direction(before: _Size, now: _Size) -> tuple[str]:
-    before_mm, now_mm = (size.number * (10 if (size.unit or other.unit) == "cm" else 1) for size, other in _both_ways(before, now))
+    before_mm, now_mm = _mm(before, now), _mm(now, before)
     if abs(before_mm - now_mm) <= _EQUAL_SHARE * max(before_mm, now_mm):
         return ("equal",)
     return ("larger",) if now_mm > before_mm else ("smaller",)
 
 
-def _both_ways(before: _Size, now: _Size) -> Iterator[tuple[_Size, _Size]]:
-    """Each with the other, whose unit it takes where it has none."""
-    yield before, now
-    yield now, before
+def _mm(size: _Size, other: _Size) -> float:
+    """A bare number takes the unit of the other."""
+    return size.number * (10 if (size.unit or other.unit) == "cm" else 1)

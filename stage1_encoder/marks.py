@@ -6,13 +6,14 @@ around. With the marks it learns that once for all keys, and a new keyword in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from configs.mentions import entity_mentions
+from configs.contracts import Span
+from configs.mentions import Mention, entity_mentions
 from configs.schema import Task
 from stage1_encoder.tokenizer import ReportTokenizer
 
@@ -40,25 +41,45 @@ class WindowCut:
     def windows(self, text: str) -> tuple[MarkedWindow, ...]:
         """At least one window; a token that touches a mention of a key is marked with it."""
         tokens = self.tokenizer.encode(text)
-        marked = self._marked_tokens(text, [(span.start, span.end) for span in tokens.spans])
-        found, first = [], 0
-        cut = self.tokenizer.windows(tokens.ids, window_tokens=self.window_tokens, overlap_tokens=self.overlap_tokens)
-        for ids in cut:
-            room = len(ids) - 2
-            inside = tuple((token - first + 1, key) for token, key in marked if first <= token < first + room)
-            found.append(MarkedWindow(tuple(ids), inside))
-            first += self.window_tokens - 2 - self.overlap_tokens
-        return tuple(found)
-
-    def _marked_tokens(self, text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         columns = {key: column for column, key in enumerate(self.task.keys)}
-        starts = np.array([start for start, _ in spans])
-        ends = np.array([end for _, end in spans])
-        marked: set[tuple[int, int]] = set()
-        for mention in entity_mentions(self.task, text):
-            touched = np.flatnonzero((starts < mention.span.end) & (ends > mention.span.start)) if spans else ()
-            marked.update((int(token), columns[mention.name]) for token in touched)
-        return sorted(marked)
+        touched = touched_tokens(tokens.spans)
+        marked = {(token, columns[mention.name]) for mention in entity_mentions(self.task, text) for token in touched(mention)}
+        cut = self.tokenizer.windows(tokens.ids, window_tokens=self.window_tokens, overlap_tokens=self.overlap_tokens)
+        return marked_windows(cut, sorted(marked), step_tokens=self.window_tokens - 2 - self.overlap_tokens)
+
+
+def touched_tokens(spans: Sequence[Span]) -> Callable[[Mention], list[int]]:
+    """The tokens that a mention touches, by number, given the tokens' spans."""
+    starts = np.array([span.start for span in spans])
+    ends = np.array([span.end for span in spans])
+
+    def touched(mention: Mention) -> list[int]:
+        return np.flatnonzero((starts < mention.span.end) & (ends > mention.span.start)).tolist()
+
+    return touched
+
+
+def marked_windows(
+    cut: Sequence[Sequence[int]],
+    marked: Sequence[tuple[int, int]],
+    *,
+    step_tokens: int,
+    first_token: tuple[tuple[int, int], ...] = (),
+) -> tuple[MarkedWindow, ...]:
+    """Windows of `ReportTokenizer.windows` with the marks inside of each.
+
+    Args:
+        marked: (token of the whole text, column), sorted.
+        step_tokens: From the start of a window to that of the next.
+        first_token: Marks that every window has before these, positions in the window.
+    """
+    found, first = [], 0
+    for ids in cut:
+        room = len(ids) - 2
+        inside = ((token - first + 1, column) for token, column in marked if first <= token < first + room)
+        found.append(MarkedWindow(tuple(ids), (*first_token, *inside)))
+        first += step_tokens
+    return tuple(found)
 
 
 def mark_matrix(window: MarkedWindow, n_marks: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -11,12 +11,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from configs.loose import loose_value_mentions
-from configs.mentions import Mention, entity_mentions, value_mentions
+from configs.mentions import entity_mentions, value_mentions
 from configs.schema import Task
-from stage1_encoder.marks import MarkedWindow
+from stage1_encoder.marks import MarkedWindow, marked_windows, touched_tokens
 from stage1_encoder.tokenizer import ReportTokenizer
 
 
@@ -78,28 +76,16 @@ class PairCut:
     def windows(self, text: str, subjects: Collection[str]) -> dict[str, tuple[MarkedWindow, ...]]:
         """At least one window for each subject; the text is cut once for all of them."""
         tokens = self.tokenizer.encode(text)
-        starts = np.array([span.start for span in tokens.spans])
-        ends = np.array([span.end for span in tokens.spans])
-
-        def touched(mention: Mention) -> list[int]:
-            return np.flatnonzero((starts < mention.span.end) & (ends > mention.span.start)).tolist()
-
+        touched = touched_tokens(tokens.spans)
         entities = [(m.name, touched(m)) for m in entity_mentions(self.task, text)]
         told = [*value_mentions(self.task, text), *loose_value_mentions(self.task, text)]
         values = [mention for mention in told if mention.name in self.columns.values]
         said = {(token, self.columns.value(mention.name)) for mention in values for token in touched(mention)}
         cut = list(self.tokenizer.windows(tokens.ids, window_tokens=self.window_tokens, overlap_tokens=self.overlap_tokens))
+        step_tokens = self.window_tokens - 2 - self.overlap_tokens
         found = {}
         for subject in subjects:
             marked = said | {(token, 0 if name == subject else self.columns.n_logits) for name, at in entities for token in at}
-            found[subject] = self._windows(cut, sorted(marked), self.columns.asked(subject))
+            asked = (0, self.columns.asked(subject))
+            found[subject] = marked_windows(cut, sorted(marked), step_tokens=step_tokens, first_token=(asked,))
         return found
-
-    def _windows(self, cut: list[list[int]], marked: list[tuple[int, int]], asked: int) -> tuple[MarkedWindow, ...]:
-        found, first = [], 0
-        for ids in cut:
-            room = len(ids) - 2
-            inside = ((token - first + 1, column) for token, column in marked if first <= token < first + room)
-            found.append(MarkedWindow(tuple(ids), ((0, asked), *inside)))
-            first += self.window_tokens - 2 - self.overlap_tokens
-        return tuple(found)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from configs.schema import Task, load_task
 from stage1_encoder.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder
 from stage1_encoder.flags import CONFIG_FILE, FlagConfig, KeyThresholds
-from stage1_encoder.marks import MarkedWindow, WindowCut
+from stage1_encoder.marks import WindowCut
 from stage1_encoder.model import KeyFlagModel
 from stage1_encoder.onnx import export_float, export_int8, onnx_logits, torch_logits
 from stage1_encoder.tokenizer import ReportTokenizer
@@ -31,9 +31,8 @@ from training.settings import FinetuneSettings
 from training.starting_weights import load_start
 from training.thresholds import Array, choose_thresholds, fit_temperature, key_figures, tempered
 from training.weights_folder import put_in_place
-from training.windows_batch import report_logits
+from training.windows_batch import logits_by_length, longest_window_tokens, report_logits
 
-DEV_BATCH = 16
 # Largest difference of a logit between torch and float32 ONNX that is still rounding.
 ONNX_TOLERANCE = 1e-3
 # Micro F1 on dev that int8 may cost.
@@ -74,7 +73,7 @@ class FlagLearner:
         return self._maker.examples(epoch)
 
     def n_tokens(self, example: FlagExample) -> int:
-        return max(len(window.ids) for window in example.windows)
+        return longest_window_tokens(example.windows)
 
     def loss(self, batch: Sequence[FlagExample], device: torch.device) -> Tensor:
         logits = self._logits(batch, device)
@@ -86,11 +85,7 @@ class FlagLearner:
         return losses.mean()
 
     def evaluate(self, device: torch.device) -> dict[str, float]:
-        order = sorted(range(len(self._dev)), key=lambda index: self.n_tokens(self._dev[index]))
-        logits = np.zeros_like(self._dev_targets, dtype=np.float32)
-        for start in range(0, len(order), DEV_BATCH):
-            rows = order[start : start + DEV_BATCH]
-            logits[rows] = self._logits([self._dev[row] for row in rows], device).cpu().numpy()
+        logits = logits_by_length(self._model, [example.windows for example in self._dev], pad_id=self._pad_id, device=device)
         loss = functional.binary_cross_entropy_with_logits(
             torch.tensor(logits), torch.tensor(self._dev_targets, dtype=torch.float32)
         )
@@ -188,7 +183,11 @@ def export(
     try:
         float_path = building / "float.onnx"
         export_float(model, float_path)
-        export_int8(model, building / MODEL_FILE, windows=_calibration_windows(corpus, cut))
+        export_int8(
+            model,
+            building / MODEL_FILE,
+            windows=[window for item in calibration_reports(corpus) for window in cut.windows(item.report.text)],
+        )
         texts = [item.report.text for item in dev]
         windows = [window for text in texts for window in cut.windows(text)]
         by_torch, by_float, by_int8 = (
@@ -196,20 +195,13 @@ def export(
             onnx_logits(float_path, windows, n_marks=len(task.keys)),
             onnx_logits(building / MODEL_FILE, windows, n_marks=len(task.keys)),
         )
-        float_difference = float(np.abs(by_torch - by_float).max())
-        if float_difference > ONNX_TOLERANCE:
-            raise TrainingError(
-                f"ONNX differs from torch by {float_difference:.2g} in a logit; at most {ONNX_TOLERANCE} is expected"
-            )
+        check_float(by_torch, by_float)
         targets = np.array([targets_of(item.labels, task) for item in dev]).astype(bool)
         owners = [row for row, text in enumerate(texts) for _ in cut.windows(text)]
         float_logits, int8_logits = report_maxima(by_float, owners), report_maxima(by_int8, owners)
         float_f1 = key_figures(float_logits > 0, targets)["micro_f1"]
         int8_f1 = key_figures(int8_logits > 0, targets)["micro_f1"]
-        if int8_f1 < float_f1 - INT8_F1_TOLERANCE:
-            raise TrainingError(
-                f"int8 lowers micro F1 on dev from {float_f1:.3f} to {int8_f1:.3f}; at most {INT8_F1_TOLERANCE} is expected"
-            )
+        check_int8(float_f1=float_f1, int8_f1=int8_f1)
         float_path.unlink()
         cut.tokenizer.save(building / TOKENIZER_FILE)
         config = _calibrated(int8_logits, targets, task, cut, settings, fingerprint)
@@ -222,6 +214,20 @@ def export(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return figures
+
+
+def check_float(by_torch: Array, by_float: Array) -> None:
+    """Raises TrainingError where float32 ONNX gives other logits than torch."""
+    if (apart := float(np.abs(by_torch - by_float).max())) > ONNX_TOLERANCE:
+        raise TrainingError(f"ONNX differs from torch by {apart:.2g} in a logit; at most {ONNX_TOLERANCE} is expected")
+
+
+def check_int8(*, float_f1: float, int8_f1: float) -> None:
+    """Raises TrainingError where int8 costs more micro F1 on dev than it may."""
+    if int8_f1 < float_f1 - INT8_F1_TOLERANCE:
+        raise TrainingError(
+            f"int8 lowers micro F1 on dev from {float_f1:.3f} to {int8_f1:.3f}; at most {INT8_F1_TOLERANCE} is expected"
+        )
 
 
 def measure(
@@ -276,10 +282,10 @@ def _calibrated(
     )
 
 
-def _calibration_windows(corpus: Corpus, cut: WindowCut) -> list[MarkedWindow]:
+def calibration_reports(corpus: Corpus) -> Sequence[AnnotatedReport]:
+    """About CALIBRATION_REPORTS training reports, evenly spaced."""
     train = corpus.splits["train"]
-    step = max(1, len(train) // CALIBRATION_REPORTS)
-    return [window for item in train[::step] for window in cut.windows(item.report.text)]
+    return train[:: max(1, len(train) // CALIBRATION_REPORTS)]
 
 
 def report_maxima(logits: Array, owners: Sequence[int]) -> Array:

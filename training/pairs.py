@@ -29,16 +29,14 @@ from stage1_encoder.tokenizer import ReportTokenizer
 from stage2_relations.model_file import file_sha256
 from training.augment import LabelledText, SurfaceForms
 from training.corpus import AnnotatedReport, Corpus, read_corpus
-from training.finetune import CALIBRATION_REPORTS, INT8_F1_TOLERANCE, ONNX_TOLERANCE, report_maxima
+from training.finetune import calibration_reports, check_float, check_int8, report_maxima
 from training.flag_examples import augmented
 from training.loop import LoopResult, Progress, TrainingError, train
 from training.model_card import PAIRS_CARD_FILE, pairs_card
 from training.pretrain import settings_hash
 from training.settings import PairSettings
 from training.thresholds import Array, key_figures
-from training.windows_batch import report_logits
-
-DEV_BATCH = 16
+from training.windows_batch import logits_by_length, longest_window_tokens, report_logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ class PairLearner:
         return self._maker.examples(epoch)
 
     def n_tokens(self, example: PairExample) -> int:
-        return max(len(window.ids) for window in example.windows)
+        return longest_window_tokens(example.windows)
 
     def loss(self, batch: Sequence[PairExample], device: torch.device) -> Tensor:
         logits = self._logits(batch, device)
@@ -124,11 +122,7 @@ class PairLearner:
         return losses.sum() / weights.sum()
 
     def evaluate(self, device: torch.device) -> dict[str, float]:
-        order = sorted(range(len(self._dev)), key=lambda index: self.n_tokens(self._dev[index]))
-        logits = np.zeros((len(self._dev), self._model.n_keys), dtype=np.float32)
-        for start in range(0, len(order), DEV_BATCH):
-            rows = order[start : start + DEV_BATCH]
-            logits[rows] = self._logits([self._dev[row] for row in rows], device).cpu().numpy()
+        logits = logits_by_length(self._model, [example.windows for example in self._dev], pad_id=self._pad_id, device=device)
         targets = np.array([example.targets for example in self._dev])
         weights = np.array([example.weights for example in self._dev])
         loss = functional.binary_cross_entropy_with_logits(
@@ -254,14 +248,9 @@ def export_pairs(
         export_int8(model, int8_path, windows=_calibration_windows(corpus, cut, settings))
         by_torch = torch_logits(model, windows)
         by_float, by_int8 = (onnx_logits(path, windows, n_marks=columns.n_marks) for path in (float_path, int8_path))
-        if (apart := float(np.abs(by_torch - by_float).max())) > ONNX_TOLERANCE:
-            raise TrainingError(f"ONNX differs from torch by {apart:.2g} in a logit; at most {ONNX_TOLERANCE} is expected")
+        check_float(by_torch, by_float)
         float_figures, int8_figures = (value_figures(report_maxima(logits, owners), dev) for logits in (by_float, by_int8))
-        if int8_figures["micro_f1"] < float_figures["micro_f1"] - INT8_F1_TOLERANCE:
-            raise TrainingError(
-                f"int8 lowers micro F1 on dev from {float_figures['micro_f1']:.3f} to {int8_figures['micro_f1']:.3f}; "
-                f"at most {INT8_F1_TOLERANCE} is expected"
-            )
+        check_int8(float_f1=float_figures["micro_f1"], int8_f1=int8_figures["micro_f1"])
         figures = int8_figures | {
             "float_micro_f1": float_figures["micro_f1"],
             "int8_logit_difference": float(np.abs(by_int8 - by_float).max()),
@@ -297,10 +286,8 @@ def value_figures(logits: Array, examples: Sequence[PairExample]) -> dict[str, f
 
 
 def _calibration_windows(corpus: Corpus, cut: PairCut, settings: PairSettings) -> list[MarkedWindow]:
-    """Of training reports, evenly spaced."""
-    train_reports = corpus.splits["train"]
-    some = train_reports[:: max(1, len(train_reports) // CALIBRATION_REPORTS)]
-    return [window for example in PairExamples(corpus.task, cut, some, settings).as_given() for window in example.windows]
+    examples = PairExamples(corpus.task, cut, calibration_reports(corpus), settings).as_given()
+    return [window for example in examples for window in example.windows]
 
 
 def _made(folder: Path) -> Path:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stage1_encoder.marks import MarkedWindow, mark_matrix
 from stage1_encoder.model import KeyFlagModel
 from training.pretrain import pad
+from training.thresholds import Array
+
+DEV_BATCH = 16
 
 
 def report_logits(model: KeyFlagModel, reports: Sequence[Sequence[MarkedWindow]], *, pad_id: int, device: torch.device) -> Tensor:
@@ -26,3 +30,18 @@ def report_logits(model: KeyFlagModel, reports: Sequence[Sequence[MarkedWindow]]
     lowest = torch.full((len(reports), logits.shape[1]), float("-inf"), device=device)
     maxima: Tensor = lowest.scatter_reduce(0, owner[:, None].expand_as(logits), logits, "amax")
     return maxima
+
+
+def logits_by_length(model: KeyFlagModel, reports: Sequence[Sequence[MarkedWindow]], *, pad_id: int, device: torch.device) -> Array:
+    """`report_logits` of any number of reports, in batches of near lengths; rows in the order given."""
+    order = sorted(range(len(reports)), key=lambda row: longest_window_tokens(reports[row]))
+    logits = np.zeros((len(reports), model.n_keys), dtype=np.float32)
+    for start in range(0, len(order), DEV_BATCH):
+        rows = order[start : start + DEV_BATCH]
+        logits[rows] = report_logits(model, [reports[row] for row in rows], pad_id=pad_id, device=device).cpu().numpy()
+    return logits
+
+
+def longest_window_tokens(windows: Sequence[MarkedWindow]) -> int:
+    """By which batches are built."""
+    return max(len(window.ids) for window in windows)
